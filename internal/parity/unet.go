@@ -1,0 +1,154 @@
+package parity
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+)
+
+// UNetConfig is the configuration of a guided_diffusion_unet case.
+func (c *Case) UNetConfig() (nn.UNetConfig, error) {
+	if raw, ok := c.Config["UNetModel"]; ok {
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return nn.UNetConfig{}, err
+		}
+		delete(fields, "image_size") // the network is fully convolutional
+		delete(fields, "dropout")    // of no effect in inference
+		raw, err := json.Marshal(fields)
+		if err != nil {
+			return nn.UNetConfig{}, err
+		}
+		return nn.ParseUNetConfig(raw)
+	}
+	if raw, ok := c.Config["create_model"]; ok {
+		var m nn.CreateModel
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return nn.UNetConfig{}, err
+		}
+		return m.Config()
+	}
+	return nn.UNetConfig{}, fmt.Errorf("%s: config holds neither UNetModel nor create_model", c.Name)
+}
+
+// LoadUNet loads the model from one of the case's weights files.
+func (c *Case) LoadUNet(d *tensor.Device, file string) (*nn.UNet, error) {
+	config, err := c.UNetConfig()
+	if err != nil {
+		return nil, err
+	}
+	if ext := filepath.Ext(file); ext == ".pt" || ext == ".ckpt" || ext == ".pth" {
+		return nil, fmt.Errorf("%s: PyTorch files are %w; convert it to safetensors first", file, ErrUnsupported)
+	}
+	f, err := weights.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return net, f.CheckAllRead()
+}
+
+// Input uploads an NCHW array of the case.
+func (c *Case) Input(d *tensor.Device, name string) (*tensor.Tensor, error) {
+	data, s, err := c.Array(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(s) != 4 {
+		return nil, fmt.Errorf("%s: array %q has shape %v, expected [N C H W]", c.Name, name, s)
+	}
+	return d.From(NHWC(data, s[0], s[1], s[2], s[3]), s[0], s[2], s[3], s[1]), nil
+}
+
+func (c *Case) unet(d *tensor.Device, override string) (results []Result, saved []Saved, err error) {
+	files := c.Weights
+	if override != "" {
+		files = []WeightsFile{{File: override}}
+	}
+	for _, w := range files {
+		path := w.File
+		if override == "" {
+			path = filepath.Join(c.Dir, w.File)
+		}
+		out := Saved{}
+		saved = append(saved, out)
+		net, err := c.LoadUNet(d, path)
+		if errors.Is(err, ErrUnsupported) {
+			results = append(results, Result{Weights: w.File, Array: "*", Skipped: strings.TrimPrefix(err.Error(), path+": ")})
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, r := range c.Runs {
+			name := r.Outputs["out"]
+			got, shape, err := c.Forward(d, net, r)
+			if err != nil {
+				return nil, nil, err
+			}
+			out[name] = Array{got, shape}
+			want, _, err := c.Array(name)
+			if err != nil {
+				return nil, nil, err
+			}
+			res := Result{Weights: w.File, Array: name, Limit: c.Tolerance[name]}
+			res.MaxAbs, res.RelL2 = Compare(got, want)
+			results = append(results, res)
+		}
+	}
+	return results, saved, nil
+}
+
+// Forward computes one run of the case: the output, NCHW, and its shape.
+func (c *Case) Forward(d *tensor.Device, net *nn.UNet, r Run) (out []float32, shape []int, err error) {
+	defer tensor.Catch(&err)
+	defer d.Tidy()()
+	x, err := c.Input(d, r.Inputs["x"])
+	if err != nil {
+		return nil, nil, err
+	}
+	ts, _, err := c.Array(r.Inputs["t"])
+	if err != nil {
+		return nil, nil, err
+	}
+	t := make([]float64, len(ts))
+	for i, v := range ts {
+		t[i] = float64(v)
+	}
+	var labels []int
+	if name, ok := r.Inputs["y"]; ok {
+		ys, _, err := c.Array(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, y := range ys {
+			labels = append(labels, int(y))
+		}
+	}
+	y := net.Forward(x, t, labels)
+	data, err := y.Floats()
+	if err != nil {
+		return nil, nil, err
+	}
+	return NCHW(data, y.N(), y.H(), y.W(), y.C()), []int{y.N(), y.C(), y.H(), y.W()}, nil
+}
+
+// Run computes everything that the case asks for and compares it. weights, where not empty, replaces the case's list.
+// saved has one entry for each weights file, or one where there are none.
+func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []Saved, err error) {
+	switch c.Kind {
+	case "guided_diffusion_unet":
+		return c.unet(d, weights)
+	}
+	return nil, nil, fmt.Errorf("%s: cases of kind %q are %w", c.Name, c.Kind, ErrUnsupported)
+}

@@ -1,0 +1,36 @@
+// Package testkit finds the material of the tests: the project's own testdata, and a folder of larger fixtures that may
+// lie beside the checkout.
+package testkit
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// Root is the folder of the module.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Testdata is a path inside the module's testdata.
+func Testdata(parts ...string) string {
+	return filepath.Join(append([]string{Root(), "testdata"}, parts...)...)
+}
+
+// Shared is a path inside the folder of shared material: $SPIN_SHARED, by default ../shared beside the module. The test
+// is skipped where it does not exist.
+func Shared(t testing.TB, parts ...string) string {
+	t.Helper()
+	dir := os.Getenv("SPIN_SHARED")
+	if dir == "" {
+		dir = filepath.Join(Root(), "..", "shared")
+	}
+	path := filepath.Join(append([]string{dir}, parts...)...)
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("%s is not there: set SPIN_SHARED to the folder of shared fixtures", path)
+	}
+	return path
+}

@@ -1,0 +1,38 @@
+package kernels
+
+import "fmt"
+
+// Check reports what is wrong with the matrix, or nil.
+func (m Matrix) Check() error {
+	if m.Rows <= 0 || m.Cols <= 0 || len(m.First) != m.Rows || len(m.W) != m.Rows {
+		return fmt.Errorf("%d x %d matrix with %d first columns and %d rows of weights", m.Rows, m.Cols, len(m.First), len(m.W))
+	}
+	for i, w := range m.W {
+		if m.First[i] < 0 || m.First[i]+len(w) > m.Cols {
+			return fmt.Errorf("row %d covers columns %d to %d of %d", i, m.First[i], m.First[i]+len(w), m.Cols)
+		}
+	}
+	return nil
+}
+
+// Check reports what is wrong with the filter, or nil.
+func (f FilterWeights) Check() error {
+	if f.H <= 0 || f.W <= 0 || f.H%2 == 0 || f.W%2 == 0 || len(f.K) != f.H*f.W {
+		return fmt.Errorf("filter of %d x %d with %d weights: sizes must be odd", f.H, f.W, len(f.K))
+	}
+	return nil
+}
+
+// Check reports what is wrong with the convolution, or nil.
+func (w ConvWeights) Check() error {
+	if w.Out <= 0 || w.In <= 0 || w.Size <= 0 || w.Size%2 == 0 || w.Stride <= 0 || w.Pad < 0 {
+		return fmt.Errorf("convolution %d->%d of size %d, stride %d, padding %d is not one", w.In, w.Out, w.Size, w.Stride, w.Pad)
+	}
+	if len(w.Weight) != w.Out*w.In*w.Size*w.Size || (w.Bias != nil && len(w.Bias) != w.Out) {
+		return fmt.Errorf("%d weights and %d biases given for a convolution %d->%d of size %d", len(w.Weight), len(w.Bias), w.In, w.Out, w.Size)
+	}
+	if w.Form == Winograd4 && (w.Size != 3 || w.Stride != 1 || w.Pad != 1) {
+		return fmt.Errorf("Winograd needs a 3x3 convolution of stride 1 and padding 1, got size %d, stride %d, padding %d", w.Size, w.Stride, w.Pad)
+	}
+	return nil
+}

@@ -1,0 +1,22 @@
+// One C function per entry of the table: Go cannot call a function pointer.
+#include "spin.h"
+
+static long call_conv_packed(const level *l, const conv_args *a) { return l->conv_packed(a); }
+static void call_conv_pack(const level *l, const conv_args *a, const float *w, float *p) { l->conv_pack(a, w, p); }
+static long call_conv_scratch(const level *l, const conv_args *a) { return l->conv_scratch(a); }
+static void call_conv_task(const level *l, const conv_args *a, int n, int r, int s, float *scratch) { l->conv_task(a, n, r, s, scratch); }
+static void call_moments(const level *l, const float *x, long pixels, int c, float *mean, float *m2) { l->moments(x, pixels, c, mean, m2); }
+static long call_attention_packed(const level *l, const attention_args *a, long *k) { return l->attention_packed(a, k); }
+static void call_attention_pack(const level *l, const attention_args *a, int n, int h) { l->attention_pack(a, n, h); }
+static long call_attention_scratch(const level *l, const attention_args *a) { return l->attention_scratch(a); }
+static int call_attention_rows(const level *l) { return l->attention_rows(); }
+static void call_attention_task(const level *l, const attention_args *a, int n, int h, int b, float *scratch) { l->attention_task(a, n, h, b, scratch); }
+static void call_resample(const level *l, const float *src, float *dst, int h, int w, int c, int s, int y0, int y1) { l->resample(src, dst, h, w, c, s, y0, y1); }
+static void call_blend(const level *l, const blend_args *a, long i0, long i1) { l->blend(a, i0, i1); }
+static double call_dot(const level *l, const float *a, const float *b, long n) { return l->dot(a, b, n); }
+static void call_axpys(const level *l, float *dst, const float *const *src, const float *w, int n, long len) { l->axpys(dst, src, w, n, len); }
+static void call_accelerate(const level *l, float *x, float *z, const float *g, const float *x0, long n, float step, float rho, float momentum) { l->accelerate(x, z, g, x0, n, step, rho, momentum); }
+static void call_adam(const level *l, float *x, float *m, float *v, const float *g, const float *x0, long n, float rate, float rho, float c1, float c2) { l->adam(x, m, v, g, x0, n, rate, rho, c1, c2); }
+static void call_horizontal(const level *l, const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count, const int *offset, const float *w, float *scratch) { l->horizontal(src, dst, rows, cols, out, c, first, count, offset, w, scratch); }
+static void call_finish(const level *l, float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha, const float *add, float beta) { l->finish(dst, u, cols, c, row, col, rho, alpha, add, beta); }
+static void call_filter_row(const level *l, float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c) { l->filter_row(dst, src, pitch, len, dy, dx, w, taps, c); }

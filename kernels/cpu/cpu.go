@@ -1,0 +1,204 @@
+//go:build cgo
+
+package cpu
+
+// #cgo CFLAGS: -O3 -Wno-psabi
+// #cgo LDFLAGS: -lm
+// #include "call.h"
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// Backend implements kernels.Backend.
+type Backend struct {
+	name    string
+	lv      *C.level
+	threads int
+
+	mu      sync.Mutex // Close may come while another goroutine looks at nothing else
+	memory  map[unsafe.Pointer]struct{}
+	scratch [][]float32 // one per thread, grown to the largest task met
+	shared  []float32   // packed keys and values, padded images, partial sums
+}
+
+var _ kernels.Backend = (*Backend)(nil)
+
+// Levels names the instruction sets that this build and processor can run, best first. "wide" is not among them: it is
+// the AVX-512 template on the baseline's instructions, for tests.
+func Levels() []string {
+	var names []string
+	for _, l := range levels {
+		if l.has && l.name != "wide" {
+			names = append(names, l.name)
+		}
+	}
+	return names
+}
+
+// Open returns a backend.
+func Open(o Options) (kernels.Backend, error) {
+	b := &Backend{threads: o.Threads, memory: map[unsafe.Pointer]struct{}{}}
+	if b.threads == 0 {
+		b.threads = runtime.GOMAXPROCS(0)
+	}
+	if b.threads < 0 {
+		return nil, fmt.Errorf("cpu: %d threads asked for, expected 1 or more", o.Threads)
+	}
+	b.scratch = make([][]float32, b.threads)
+	i := slices.IndexFunc(levels, func(l levelInfo) bool { return l.has && (o.Level == "" || l.name == o.Level) })
+	if i < 0 {
+		return nil, fmt.Errorf("cpu: level %q is not available here; there are: %s", o.Level, strings.Join(Levels(), ", "))
+	}
+	b.name, b.lv = "cpu/"+levels[i].name, levels[i].table()
+	return b, nil
+}
+
+type levelInfo struct {
+	name  string
+	has   bool
+	table func() *C.level
+}
+
+func (b *Backend) Name() string { return b.name }
+
+type buffer struct {
+	p unsafe.Pointer
+	n int
+}
+
+func (b *buffer) Len() int { return b.n }
+
+// Alloc takes memory outside Go's heap, so that its addresses may stand in the argument structs.
+func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
+	p := b.malloc(n)
+	if p == nil {
+		return nil, fmt.Errorf("cpu: %d MB: %w", 4*n>>20, kernels.ErrOutOfMemory)
+	}
+	return &buffer{p, n}, nil
+}
+
+func (b *Backend) malloc(n int) unsafe.Pointer {
+	if n < 0 || n > 1<<40 {
+		return nil
+	}
+	p := C.spin_alloc(C.ulong(4 * n))
+	if p != nil {
+		b.mu.Lock()
+		b.memory[p] = struct{}{}
+		b.mu.Unlock()
+	}
+	return p
+}
+
+func (b *Backend) release(p unsafe.Pointer) {
+	b.mu.Lock()
+	delete(b.memory, p)
+	b.mu.Unlock()
+	C.spin_free(p)
+}
+
+func (b *Backend) Free(buf kernels.Buffer) { b.release(buf.(*buffer).p) }
+
+func (b *Backend) Upload(dst kernels.View, src []float32) { copy(floats(dst), src) }
+
+func (b *Backend) Download(dst []float32, src kernels.View) error {
+	copy(dst, floats(src))
+	return nil
+}
+
+func (b *Backend) Sync() error { return nil }
+
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p := range b.memory {
+		C.spin_free(p)
+	}
+	clear(b.memory)
+	b.scratch, b.shared = make([][]float32, b.threads), nil
+	return nil
+}
+
+// floats is the memory of a view as a Go slice, nil for an absent one.
+func floats(v kernels.View) []float32 {
+	if v.Buf == nil {
+		return nil
+	}
+	return unsafe.Slice((*float32)(pointer(v)), v.Len())
+}
+
+func pointer(v kernels.View) unsafe.Pointer {
+	if v.Buf == nil {
+		return nil
+	}
+	return unsafe.Add(v.Buf.(*buffer).p, 4*v.Off)
+}
+
+func cfloats(v kernels.View) *C.float { return (*C.float)(pointer(v)) }
+
+func ptr(s []float32) *C.float { return (*C.float)(unsafe.Pointer(unsafe.SliceData(s))) }
+
+// grow makes a region of C memory at least n floats long.
+func (b *Backend) grow(s *[]float32, n int) []float32 {
+	if len(*s) < n {
+		if *s != nil {
+			b.release(unsafe.Pointer(unsafe.SliceData(*s)))
+		}
+		*s = nil
+		p := b.malloc(n)
+		if p == nil {
+			panic(&outOfMemory{n})
+		}
+		*s = unsafe.Slice((*float32)(p), n)
+	}
+	return (*s)[:n]
+}
+
+// outOfMemory is a lack of scratch memory in the middle of an operation, which has no error to return.
+type outOfMemory struct{ n int }
+
+func (e *outOfMemory) Error() string {
+	return fmt.Sprintf("cpu: %d MB of scratch: %v", 4*e.n>>20, kernels.ErrOutOfMemory)
+}
+func (e *outOfMemory) Unwrap() error { return kernels.ErrOutOfMemory }
+
+// each runs f(task, scratch) for all tasks on the backend's threads, which take the next task when they are done with
+// one. Every thread has its own scratch of the given number of floats.
+func (b *Backend) each(tasks, scratch int, f func(task int, scratch []float32)) {
+	workers := min(b.threads, tasks)
+	for w := range workers {
+		b.grow(&b.scratch[w], scratch)
+	}
+	if workers <= 1 {
+		for t := range tasks {
+			f(t, b.scratch[0])
+		}
+		return
+	}
+	var next atomic.Int64
+	work := func(w int) {
+		for t := int(next.Add(1)) - 1; t < tasks; t = int(next.Add(1)) - 1 {
+			f(t, b.scratch[w])
+		}
+	}
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			work(w)
+		}()
+	}
+	work(0)
+	wg.Wait()
+}

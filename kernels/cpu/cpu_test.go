@@ -1,0 +1,33 @@
+package cpu_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/kernels/kerneltest"
+)
+
+// TestConformance runs the suite on every level of this machine, and on the templates of the level it may lack.
+func TestConformance(t *testing.T) {
+	levels := cpu.Levels()
+	if levels[0] != "ref" {
+		levels = append(levels, "wide")
+	}
+	for _, level := range levels {
+		t.Run(level, func(t *testing.T) {
+			b, err := cpu.Open(cpu.Options{Level: level, Threads: 3})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, b.Close()) }()
+			t.Run("Net", func(t *testing.T) { kerneltest.Net(t, b) })
+			t.Run("Image", func(t *testing.T) { kerneltest.Image(t, b) })
+		})
+	}
+}
+
+func TestOptions(t *testing.T) {
+	_, err := cpu.Open(cpu.Options{Level: "sse9"})
+	require.ErrorContains(t, err, "sse9")
+	require.NotEmpty(t, cpu.Levels())
+}

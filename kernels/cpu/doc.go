@@ -1,0 +1,15 @@
+// Package cpu is the backend for processors: leaf loops in C, one template compiled for several instruction sets and
+// chosen at run time, threads in Go.
+//
+//	vec.h                 vectors of LANES floats, exp
+//	conv_template.h       convolutions: input strip, direct, Winograd F(4x4,3x3), epilogue, moments
+//	attention_template.h  attention without the matrix of scores
+//	image_template.h      the pixel-space steps
+//	level_*.c             the templates for one instruction set each
+//	net.go, image.go      how an operation is cut into tasks
+//
+// An operation is cut into tasks by its shape alone, and a task's arithmetic does not depend on who runs it, so results
+// are the same bytes for any number of threads.
+//
+// Without cgo (CGO_ENABLED=0) Open returns the reference backend, which is complete and slow.
+package cpu

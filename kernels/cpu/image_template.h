@@ -1,0 +1,149 @@
+// The pixel-space steps: plain loops over contiguous memory that the compiler turns into vectors of the level.
+
+// resample writes rows [y0, y1) of the result.
+static void resample(const float *src, float *dst, int h, int w, int c, int sampling, int y0, int y1) {
+	const long row = (long)w * c;
+	for (int y = y0; y < y1; y++) {
+		if (sampling == UP2) {
+			const float *s = src + (y / 2) * row;
+			float *d = dst + y * 2 * row;
+			for (int x = 0; x < 2 * w; x++) memcpy(d + (long)x * c, s + (long)(x / 2) * c, c * sizeof *d);
+		} else {
+			const float *s = src + 2 * y * row, *t = s + row;
+			float *d = dst + (long)y * (w / 2) * c;
+			for (int x = 0; x < w / 2; x++, s += 2 * c, t += 2 * c, d += c)
+				for (int i = 0; i < c; i++) d[i] = ((s[i] + s[c + i]) + (t[i] + t[c + i])) * 0.25f;
+		}
+	}
+}
+
+INL float term(const blend_args *a, int k, long i) { return a->c[k] * a->x[k][a->xc1[k] ? i / a->channels : i]; }
+
+// blend computes elements [i0, i1) of one image.
+static void blend(const blend_args *a, long i0, long i1) {
+	int simple = !a->mask;
+	for (int k = 0; k < a->terms; k++) simple = simple && !a->xc1[k];
+	float *restrict d = a->dst;
+	if (simple) {
+		// Term by term over blocks that stay in the first-level cache.
+		for (long b0 = i0; b0 < i1; b0 += 1024) {
+			const long len = (b0 + 1024 < i1 ? b0 + 1024 : i1) - b0;
+			float sum[1024];
+			for (long i = 0; i < len; i++) sum[i] = a->c[0] * a->x[0][b0 + i];
+			for (int k = 1; k < a->terms; k++)
+				for (long i = 0; i < len; i++) sum[i] += a->c[k] * a->x[k][b0 + i];
+			if (a->clip)
+				for (long i = 0; i < len; i++) sum[i] = sum[i] > 1 ? 1 : sum[i] < -1 ? -1 : sum[i];
+			memcpy(d + b0, sum, len * sizeof *d);
+		}
+		return;
+	}
+	for (long i = i0; i < i1; i++) {
+		float v = term(a, 0, i);
+		for (int k = 1; k < a->terms; k++) v += term(a, k, i);
+		if (a->clip) v = v > 1 ? 1 : v < -1 ? -1 : v;
+		if (a->mask && a->mask[a->mask1 ? i / a->channels : i] == 0) v = a->other ? a->other[i] : 0;
+		d[i] = v;
+	}
+}
+
+static double dot(const float *a, const float *b, long n) {
+	double s[8] = {0};
+	long i = 0;
+	for (; i + 8 <= n; i += 8)
+		for (int l = 0; l < 8; l++) s[l] += (double)a[i + l] * b[i + l];
+	for (; i < n; i++) s[0] += (double)a[i] * b[i];
+	return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+}
+
+// axpys: dst = sum of w[k] * src[k].
+static void axpys(float *dst, const float *const *src, const float *w, int n, long len) {
+	long i = 0;
+	for (; i + 4 * LANES <= len; i += 4 * LANES) {
+		vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+		for (int k = 0; k < n; k++) {
+			const float *p = src[k] + i;
+			const vf v = splat(w[k]);
+			s0 += v * load(p), s1 += v * load(p + LANES), s2 += v * load(p + 2 * LANES), s3 += v * load(p + 3 * LANES);
+		}
+		store(dst + i, s0), store(dst + i + LANES, s1), store(dst + i + 2 * LANES, s2), store(dst + i + 3 * LANES, s3);
+	}
+	for (; i < len; i++) {
+		float s = 0;
+		for (int k = 0; k < n; k++) s += w[k] * src[k][i];
+		dst[i] = s;
+	}
+}
+
+// horizontal: dst[r][o][c] = sum over j of w[o][j] * src[r][first[o]+j][c] for some rows at once: they are turned so
+// that the rows and channels of one column lie together and fill the vectors. scratch: (cols + out) * rows * c.
+static void horizontal(const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count,
+	const int *offset, const float *w, float *scratch) {
+	const int lane = rows * c;
+	float *in = scratch;
+	for (int r = 0; r < rows; r++)
+		for (int x = 0; x < cols; x++)
+			for (int i = 0; i < c; i++) in[(long)x * lane + r * c + i] = src[((long)r * cols + x) * c + i];
+	for (int o = 0; o < out; o++) {
+		const float *p = in + (long)first[o] * lane, *q = w + offset[o];
+		float sum[256];
+		for (int l0 = 0; l0 < lane; l0 += 256) {
+			const int len = mini(256, lane - l0);
+			for (int l = 0; l < len; l++) sum[l] = 0;
+			for (int j = 0; j < count[o]; j++) {
+				const float v = q[j], *x = p + (long)j * lane + l0;
+				for (int l = 0; l < len; l++) sum[l] += v * x[l];
+			}
+			for (int l = 0; l < len; l++) {
+				const int r = (l0 + l) / c, i = (l0 + l) % c;
+				dst[((long)r * out + o) * c + i] = sum[l];
+			}
+		}
+	}
+}
+
+// finish is the epilogue of one row: dst = alpha * u / (row * col[x] + rho) + beta * add; row, col and add are optional.
+static void finish(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,
+	const float *add, float beta) {
+	for (int x = 0; x < cols; x++) {
+		const float s = row ? alpha / (*row * col[x] + rho) : alpha;
+		for (int i = x * c; i < (x + 1) * c; i++) dst[i] = s * u[i] + (add ? beta * add[i] : 0);
+	}
+}
+
+// filter_row: one row of a sparse two-dimensional correlation over a padded source.
+static void filter_row(float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c) {
+	long i = 0;
+	for (; i + 8 * LANES <= len; i += 8 * LANES) {
+		vf s[8] = {{0}};
+		for (int k = 0; k < taps; k++) {
+			const float *p = src + dy[k] * pitch + (long)dx[k] * c + i;
+			const vf v = splat(w[k]);
+			_Pragma("GCC unroll 8") for (int l = 0; l < 8; l++) s[l] += v * load(p + l * LANES);
+		}
+		_Pragma("GCC unroll 8") for (int l = 0; l < 8; l++) store(dst + i + l * LANES, s[l]);
+	}
+	for (; i < len; i++) {
+		float s = 0;
+		for (int k = 0; k < taps; k++) s += w[k] * src[dy[k] * pitch + (long)dx[k] * c + i];
+		dst[i] = s;
+	}
+}
+
+static void accelerate(float *restrict x, float *restrict z, const float *g, const float *x0, long n, float step, float rho, float momentum) {
+	for (long i = 0; i < n; i++) {
+		const float xn = z[i] - step * (g[i] + rho * (z[i] - x0[i]));
+		z[i] = xn + momentum * (xn - x[i]);
+		x[i] = xn;
+	}
+}
+
+// adam: c1 and c2 are 1/(1-0.9^T) and 1/(1-0.999^T).
+static void adam(float *restrict x, float *restrict m, float *restrict v, const float *grad, const float *x0, long n, float rate, float rho, float c1, float c2) {
+	for (long i = 0; i < n; i++) {
+		const float g = grad[i] + rho * (x[i] - x0[i]);
+		m[i] = 0.9f * m[i] + 0.1f * g;
+		v[i] = 0.999f * v[i] + 0.001f * (g * g);
+		x[i] -= rate * (m[i] * c1) / (sqrtf(v[i] * c2) + 1e-8f);
+	}
+}

@@ -1,0 +1,234 @@
+//go:build cgo
+
+package cpu
+
+// #include "call.h"
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+type conv struct {
+	w      kernels.ConvWeights // without Weight
+	packed unsafe.Pointer
+	bias   unsafe.Pointer
+}
+
+func (c *conv) Weights() kernels.ConvWeights { return c.w }
+
+// form chooses the algorithm of one convolution. Winograd needs 4 times fewer multiplications but 4 times the weights,
+// so it pays where many pixels share them; at a few pixels, reading the weights is the whole cost.
+func form(w kernels.ConvWeights) kernels.ConvForm {
+	fits := w.Size == 3 && w.Stride == 1 && w.Pad == 1
+	many := w.Pixels >= 32*32 || w.Pixels == 0 && w.In*w.Out <= 256*256
+	switch {
+	case w.Form != kernels.Auto:
+		return w.Form
+	case fits && many && w.In >= 16 && w.Out >= 16:
+		return kernels.Winograd4
+	}
+	return kernels.Direct
+}
+
+// PrepareConv packs the weights for the chosen form.
+func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
+	if w.Size > 15 {
+		return nil, fmt.Errorf("cpu: kernel of size %d, at most 15 is supported", w.Size)
+	}
+	if err := w.Check(); err != nil {
+		return nil, fmt.Errorf("cpu: %w", err)
+	}
+	f := form(w)
+	a := C.conv_args{form: C.int(f), cin: C.int(w.In), cout: C.int(w.Out), size: C.int(w.Size)}
+	n := int(C.call_conv_packed(b.lv, &a))
+	c := &conv{w: w, packed: b.malloc(n)}
+	if c.packed == nil {
+		return nil, fmt.Errorf("cpu: %d MB for weights: %w", 4*n>>20, kernels.ErrOutOfMemory)
+	}
+	C.call_conv_pack(b.lv, &a, ptr(w.Weight), (*C.float)(c.packed))
+	if w.Bias != nil {
+		if c.bias = b.malloc(w.Out); c.bias == nil {
+			return nil, fmt.Errorf("cpu: weights: %w", kernels.ErrOutOfMemory)
+		}
+		copy(unsafe.Slice((*float32)(c.bias), w.Out), w.Bias)
+	}
+	c.w.Weight, c.w.Bias, c.w.Form = nil, nil, f
+	return c, nil
+}
+
+// plan cuts a convolution into tasks: bands of rows, and where the image is small, ranges of output channels, so that
+// the threads share the weights out instead of each reading all of them.
+func (b *Backend) plan(a *C.conv_args) {
+	panel := int(b.lv.panel)
+	panels := (int(a.cout) + panel - 1) / panel
+	oh, ow := int(a.oh), int(a.ow)
+	rows, splits := oh, 1
+	if a.form == C.FORM_WINOGRAD4 {
+		down, across := (oh+3)/4, (ow+3)/4
+		if down*across <= 64 {
+			splits = min(8, panels)
+		} else {
+			rows = 4 * max((down+15)/16, (15+across)/across)
+		}
+	} else if oh*ow <= 64 {
+		if int(a.cin)*int(a.cout) >= 1<<15 {
+			splits = min(8, panels)
+		}
+	} else {
+		rows = max((oh+15)/16, 64/ow)
+	}
+	perSplit := (panels + splits - 1) / splits
+	a.rows, a.row_tasks = C.int(rows), C.int((oh+rows-1)/rows)
+	a.split, a.splits = C.int(perSplit*panel), C.int((panels+perSplit-1)/perSplit)
+}
+
+// Conv2D runs the tasks of a convolution and joins their moments.
+func (b *Backend) Conv2D(k *kernels.Conv2D) {
+	c := k.Kernel.(*conv)
+	s := k.Src[0]
+	a := C.conv_args{
+		dst: cfloats(k.Dst), src: [2]*C.float{cfloats(s), cfloats(k.Src[1])}, affine: cfloats(k.Affine),
+		weight: (*C.float)(c.packed), bias: (*C.float)(c.bias), embed: cfloats(k.Embed), residual: cfloats(k.Residual),
+		c:   [2]C.int{C.int(s.C), C.int(k.Src[1].C)},
+		act: C.int(k.Act), sampling: C.int(k.Sampling), rsampling: C.int(k.ResidualSampling), form: C.int(c.w.Form),
+		h: C.int(s.H), w: C.int(s.W), uh: C.int(k.Sampling.Size(s.H)), uw: C.int(k.Sampling.Size(s.W)),
+		oh: C.int(k.Dst.H), ow: C.int(k.Dst.W), cin: C.int(c.w.In), cout: C.int(c.w.Out),
+		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad),
+	}
+	b.plan(&a)
+	bands, splits := int(a.row_tasks), int(a.splits)
+	if k.Moments.Present() {
+		a.moments = ptr(b.grow(&b.shared, k.Dst.N*bands*2*c.w.Out))
+	}
+	b.each(k.Dst.N*bands*splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
+		C.call_conv_task(b.lv, &a, C.int(t/(bands*splits)), C.int(t/splits%bands), C.int(t%splits), ptr(scratch))
+	})
+	if k.Moments.Present() {
+		b.join(k.Moments, bands, func(t int) int { return min(int(a.rows), k.Dst.H-t*int(a.rows)) * k.Dst.W })
+	}
+}
+
+// join merges the moments of the bands of each image, in order (Chan, Golub and LeVeque 1979). pixels(t) is the size of
+// band t.
+func (b *Backend) join(dst kernels.View, bands int, pixels func(t int) int) {
+	c := dst.C
+	for n := range dst.N {
+		out := floats(dst.Image(n))
+		part := b.shared[n*bands*2*c:][:bands*2*c]
+		for i := range c {
+			mean, m2, count := float64(part[i]), float64(part[c+i]), float64(pixels(0))
+			for t := 1; t < bands; t++ {
+				m, q, k := float64(part[t*2*c+i]), float64(part[t*2*c+c+i]), float64(pixels(t))
+				d := m - mean
+				mean += d * k / (count + k)
+				m2 += q + d*d*count*k/(count+k)
+				count += k
+			}
+			out[i], out[c+i] = float32(mean), float32(m2)
+		}
+	}
+}
+
+// momentsBand is the number of pixels of one task.
+const momentsBand = 4096
+
+// Moments sums bands of pixels in parallel and joins them.
+func (b *Backend) Moments(dst, x kernels.View) {
+	bands := (x.Pixels() + momentsBand - 1) / momentsBand
+	size := func(t int) int { return min(momentsBand, x.Pixels()-t*momentsBand) }
+	part := b.grow(&b.shared, x.N*bands*2*x.C)
+	b.each(x.N*bands, 0, func(t int, _ []float32) {
+		out := part[t*2*x.C:]
+		src := floats(x.Image(t / bands))[t%bands*momentsBand*x.C:]
+		C.call_moments(b.lv, ptr(src), C.long(size(t%bands)), C.int(x.C), ptr(out), ptr(out[x.C:]))
+	})
+	b.join(dst, bands, size)
+}
+
+// Norm is a handful of numbers per channel: it runs in Go, in float64, as in package ref.
+func (b *Backend) Norm(a *kernels.Norm) {
+	c := a.Dst.C
+	gamma, beta := floats(a.Gamma), floats(a.Beta)
+	for n := range a.Dst.N {
+		m0, m1 := floats(a.Moments[0].Image(n)), []float32(nil)
+		c0 := a.Moments[0].C
+		if a.Moments[1].Present() {
+			m1 = floats(a.Moments[1].Image(n))
+		}
+		mean := func(k int) (mean, m2 float64) {
+			if k < c0 {
+				return float64(m0[k]), float64(m0[c0+k])
+			}
+			return float64(m1[k-c0]), float64(m1[c-c0+k-c0])
+		}
+		dst := floats(a.Dst.Image(n))
+		var mod []float32
+		if a.Modulate.Present() {
+			mod = floats(a.Modulate.Image(n))
+		}
+		width := c / a.Groups
+		for g := 0; g < c; g += width {
+			var mu, dev float64
+			for k := g; k < g+width; k++ {
+				m, _ := mean(k)
+				mu += m / float64(width)
+			}
+			for k := g; k < g+width; k++ {
+				m, q := mean(k)
+				dev += q + float64(a.Pixels)*(m-mu)*(m-mu)
+			}
+			inv := 1 / math.Sqrt(dev/float64(a.Pixels*width)+float64(a.Eps))
+			for k := g; k < g+width; k++ {
+				scale := float64(gamma[k]) * inv
+				offset := float64(beta[k]) - mu*scale
+				if mod != nil {
+					s, t := float64(mod[k]), float64(mod[c+k])
+					scale, offset = scale*(1+s), offset*(1+s)+t
+				}
+				dst[k], dst[c+k] = float32(scale), float32(offset)
+			}
+		}
+	}
+}
+
+// Attention packs keys and values of every head, then runs blocks of queries.
+func (b *Backend) Attention(k *kernels.Attention) {
+	a := C.attention_args{
+		dst: cfloats(k.Dst), q: cfloats(k.Q.View), k: cfloats(k.K.View), v: cfloats(k.V.View),
+		qc: C.int(k.Q.C), kc: C.int(k.K.C), vc: C.int(k.V.C), dc: C.int(k.Dst.C),
+		qfirst: C.int(k.Q.First), kfirst: C.int(k.K.First), vfirst: C.int(k.V.First),
+		qstep: C.int(k.Q.Step), kstep: C.int(k.K.Step), vstep: C.int(k.V.Step),
+		queries: C.int(k.Q.Pixels()), keys: C.int(k.K.Pixels()), heads: C.int(k.Heads), dim: C.int(k.Dim), scale: C.float(k.Scale),
+	}
+	var kfloats C.long
+	all := int(C.call_attention_packed(b.lv, &a, &kfloats))
+	slots := k.Dst.N * k.Heads
+	packed := b.grow(&b.shared, slots*all)
+	a.kp, a.vp = ptr(packed), ptr(packed[slots*int(kfloats):])
+	b.each(slots, 0, func(t int, _ []float32) {
+		C.call_attention_pack(b.lv, &a, C.int(t/k.Heads), C.int(t%k.Heads))
+	})
+	rows := int(C.call_attention_rows(b.lv))
+	blocks := (k.Q.Pixels() + rows - 1) / rows
+	b.each(slots*blocks, int(C.call_attention_scratch(b.lv, &a)), func(t int, scratch []float32) {
+		C.call_attention_task(b.lv, &a, C.int(t/blocks/k.Heads), C.int(t/blocks%k.Heads), C.int(t%blocks), ptr(scratch))
+	})
+}
+
+// Resample runs bands of rows.
+func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments kernels.View) {
+	const rows = 16
+	bands := (dst.H + rows - 1) / rows
+	b.each(dst.N*bands, 0, func(t int, _ []float32) {
+		n, y := t/bands, t%bands*rows
+		C.call_resample(b.lv, cfloats(src.Image(n)), cfloats(dst.Image(n)), C.int(src.H), C.int(src.W), C.int(src.C), C.int(s), C.int(y), C.int(min(y+rows, dst.H)))
+	})
+	if moments.Present() {
+		b.Moments(moments, dst)
+	}
+}

@@ -1,0 +1,83 @@
+// The arguments of the leaf kernels and the table of one instruction set's implementations. Everything is float32 NHWC;
+// Go fills these structs, with pointers to memory of C only, and calls one leaf per task. A leaf works on its task alone,
+// so how tasks are dealt out to threads cannot change a result.
+#ifndef SPIN_H
+#define SPIN_H
+
+enum { ACT_IDENTITY, ACT_SILU };
+enum { SAME, UP2, DOWN2 };
+enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD4 };
+
+typedef struct {
+	float *dst;
+	const float *src[2];
+	const float *affine, *weight, *bias, *embed, *residual;
+	float *moments; // per task: means, then squared deviations, of the task's rows
+	int c[2];       // channels of the sources
+	int act, sampling, rsampling, form;
+	int h, w;       // size of the sources
+	int uh, uw;     // after resampling
+	int oh, ow, cin, cout, size, stride, pad;
+	int rows;       // output rows per task
+	int row_tasks;  // tasks along the rows
+	int splits;     // tasks along the output channels
+	int split;      // output channels per such task, a multiple of the panel width
+} conv_args;
+
+typedef struct {
+	float *dst;
+	const float *q, *k, *v;
+	float *kp, *vp;             // packed keys and values of all images and heads
+	int qc, kc, vc, dc;         // pixel strides
+	int qfirst, kfirst, vfirst; // first channel of head 0
+	int qstep, kstep, vstep;    // channels from head to head
+	int queries, keys, heads, dim;
+	float scale;
+} attention_args;
+
+typedef struct {
+	float *dst;
+	const float *x[4];
+	float c[4];                  // with the quotients multiplied in, for this image
+	int xc1[4];                  // 1: a single channel, repeated
+	int terms, clip, channels;
+	const float *mask, *other;
+	int mask1;
+} blend_args;
+
+typedef struct {
+	int lanes; // floats per vector
+	int panel; // output channels per packed panel
+	// conv_pack lays OIHW weights out for conv_task; conv_scratch is the floats of scratch that a task needs.
+	long (*conv_packed)(const conv_args *);
+	void (*conv_pack)(const conv_args *, const float *oihw, float *packed);
+	long (*conv_scratch)(const conv_args *);
+	void (*conv_task)(const conv_args *, int n, int row_task, int split, float *scratch);
+	void (*moments)(const float *x, long pixels, int c, float *mean, float *m2);
+	long (*attention_packed)(const attention_args *, long *kfloats); // floats of one head's keys and values
+	void (*attention_pack)(const attention_args *, int n, int head);
+	long (*attention_scratch)(const attention_args *);
+	int (*attention_rows)(void); // queries per task
+	void (*attention_task)(const attention_args *, int n, int head, int block, float *scratch);
+	void (*resample)(const float *src, float *dst, int h, int w, int c, int sampling, int y0, int y1);
+	void (*blend)(const blend_args *, long i0, long i1);
+	double (*dot)(const float *a, const float *b, long n);
+	void (*axpys)(float *dst, const float *const *src, const float *w, int n, long len);
+	void (*accelerate)(float *x, float *z, const float *g, const float *x0, long n, float step, float rho, float momentum);
+	void (*adam)(float *x, float *m, float *v, const float *g, const float *x0, long n, float rate, float rho, float c1, float c2);
+	void (*horizontal)(const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count,
+		const int *offset, const float *w, float *scratch);
+	void (*finish)(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,
+		const float *add, float beta);
+	void (*filter_row)(float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c);
+} level;
+
+const level *spin_level_base(void);
+const level *spin_level_avx2(void);
+const level *spin_level_avx512(void);
+const level *spin_level_wide(void);
+
+void *spin_alloc(unsigned long bytes);
+void spin_free(void *);
+
+#endif

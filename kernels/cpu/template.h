@@ -1,0 +1,18 @@
+// One instruction set's implementation of everything, and its table.
+#include "vec.h"
+#include "conv_template.h"
+#include "attention_template.h"
+#include "image_template.h"
+
+const level *LEVEL(void) {
+	static const level table = {
+		.lanes = LANES, .panel = NR,
+		.conv_packed = conv_packed, .conv_pack = conv_pack, .conv_scratch = conv_scratch, .conv_task = conv_task,
+		.moments = moments,
+		.attention_packed = attention_packed, .attention_pack = attention_pack, .attention_scratch = attention_scratch,
+		.attention_rows = attention_rows, .attention_task = attention_task,
+		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
+		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
+	};
+	return &table;
+}

@@ -1,0 +1,53 @@
+// Vectors of LANES floats in the compiler's own vector extension, so that one template serves every instruction set. A
+// level file sets the target and LANES, MR and LEVEL, and includes template.h.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include "spin.h"
+
+#define INL static inline __attribute__((always_inline))
+#define NR (2 * LANES) // output channels of one register tile
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INL vf load(const float *p) { return *(const vfu *)p; }
+INL void store(float *p, vf v) { *(vfu *)p = v; }
+INL vf splat(float x) { return x - (vf){0}; }
+INL vf loadn(const float *p, int n) { // n < LANES values, the rest 0
+	float t[LANES] = {0};
+	for (int i = 0; i < n; i++) t[i] = p[i];
+	return load(t);
+}
+INL void storen(float *p, vf v, int n) {
+	float t[LANES];
+	store(t, v);
+	for (int i = 0; i < n; i++) p[i] = t[i];
+}
+INL vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
+INL long roundup(long n, long m) { return (n + m - 1) / m * m; }
+INL int mini(int a, int b) { return a < b ? a : b; }
+
+// vexp is exp to about one unit in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial in r, times 2^n. The
+// argument is clamped to where the result is normal; below -87 it is under 1.7e-38, which no sum here can tell from 0.
+INL vf vexp(vf x) {
+	x = select(x > 88.3762626647950f, splat(88.3762626647950f), x);
+	x = select(x < -87.0f, splat(-87.0f), x);
+	const vf magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+	vf n = x * 1.44269504088896341f + magic;
+	vi e = ((vi)n - (vi)magic) << 23;
+	n = n - magic;
+	vf r = x - n * 0.693145751953125f;
+	r = r - n * 1.42860682030941723212e-6f;
+	vf p = splat(1.9875691500e-4f);
+	p = p * r + 1.3981999507e-3f;
+	p = p * r + 8.3334519073e-3f;
+	p = p * r + 4.1665795894e-2f;
+	p = p * r + 1.6666665459e-1f;
+	p = p * r + 5.0000001201e-1f;
+	p = p * (r * r) + r + 1.0f;
+	return (vf)((vi)p + e);
+}
+
+INL vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }

@@ -1,0 +1,295 @@
+package kernels
+
+// Buffer is memory owned by one backend, counted in float32 elements. Only the backend that made it can use it.
+type Buffer interface {
+	Len() int
+}
+
+// View is a dense NHWC tensor at element Off of a buffer.
+type View struct {
+	Buf        Buffer
+	Off        int
+	N, H, W, C int
+}
+
+// Len is the number of elements.
+func (v View) Len() int { return v.N * v.H * v.W * v.C }
+
+// Pixels is the number of pixels of one image.
+func (v View) Pixels() int { return v.H * v.W }
+
+// Present reports whether an optional view was given.
+func (v View) Present() bool { return v.Buf != nil }
+
+// Image is the view of image n alone.
+func (v View) Image(n int) View {
+	v.Off += n * v.H * v.W * v.C
+	v.N = 1
+	return v
+}
+
+// Backend is one implementation of the whole contract.
+type Backend interface {
+	// Name tells the implementation and its instruction set, for example "ref" or "cpu/avx2".
+	Name() string
+	Memory
+	Net
+	Image
+}
+
+// Memory moves data between the host and the backend.
+type Memory interface {
+	// Alloc returns n uninitialised elements, or an error that matches ErrOutOfMemory.
+	Alloc(n int) (Buffer, error)
+	Free(Buffer)
+	// Upload copies src, whose length is dst.Len(), into dst. It has read src when it returns.
+	Upload(dst View, src []float32)
+	// Download waits for the operations before it and copies src into dst, whose length is src.Len().
+	Download(dst []float32, src View) error
+	// Sync waits for all operations and returns the first fault of the device, for good.
+	Sync() error
+	// Close releases everything the backend owns, buffers and prepared weights included.
+	Close() error
+}
+
+// Net is what the networks need.
+type Net interface {
+	// PrepareConv packs the weights of one convolution and chooses its algorithm, once, at load.
+	PrepareConv(ConvWeights) (Conv, error)
+	Conv2D(*Conv2D)
+	// Moments writes, per image and channel of x, mean (row 0) and sum of squared deviations from it (row 1)
+	// into dst [N,1,2,C].
+	Moments(dst, x View)
+	Norm(*Norm)
+	Attention(*Attention)
+	// Resample writes src at twice or half its size: dst = sampling(src). moments is optional [N,1,2,C].
+	Resample(dst, src View, s Sampling, moments View)
+}
+
+// Image is the pixel-space side: the fused steps of the solver's corrections.
+type Image interface {
+	// PrepareMatrix readies a banded matrix for Separable.
+	PrepareMatrix(Matrix) (PreparedMatrix, error)
+	// PrepareFilter readies a two-dimensional filter for Filter.
+	PrepareFilter(FilterWeights) (PreparedFilter, error)
+	Blend(*Blend)
+	// Dot writes the sum over all elements of a*b, per image, into dst [N,1,1,1]. Accumulated in float64.
+	Dot(dst, a, b View)
+	Separable(*Separable)
+	Filter(*Filter)
+	Accelerate(*Accelerate)
+	Adam(*Adam)
+}
+
+// Activation is applied to a convolution's input after the normalisation.
+type Activation int
+
+const (
+	Identity Activation = iota
+	SiLU                // x / (1 + exp(-x))
+)
+
+// Sampling changes the size of what is read, after normalisation and activation.
+type Sampling int
+
+const (
+	Same  Sampling = iota
+	Up2            // nearest neighbour, twice the size
+	Down2          // mean of 2x2 pixels, half the size; height and width must be even
+)
+
+// Size is the size that n pixels have after resampling.
+func (s Sampling) Size(n int) int {
+	switch s {
+	case Up2:
+		return 2 * n
+	case Down2:
+		return n / 2
+	}
+	return n
+}
+
+// ConvWeights describes one convolution: Weight[o][i][y][x] as PyTorch stores it, Bias[o] or nil.
+type ConvWeights struct {
+	Weight      []float32
+	Bias        []float32
+	Out, In     int
+	Size        int      // kernel height and width, odd
+	Stride, Pad int      // zero padding on all four sides
+	Form        ConvForm // Auto, or a forced algorithm (an error where it does not apply)
+	Pixels      int      // output pixels per image that the weights will mostly meet, a hint for Auto; 0 if unknown
+}
+
+// OutSize is the output height (width) for an input height (width) of n.
+func (w ConvWeights) OutSize(n int) int { return (n+2*w.Pad-w.Size)/w.Stride + 1 }
+
+// ConvForm names an algorithm.
+type ConvForm int
+
+const (
+	Auto      ConvForm = iota // the backend decides, by shape
+	Direct                    // implicit GEMM
+	Winograd4                 // F(4x4,3x3); stride 1 and 3x3 only
+)
+
+// Conv is a convolution prepared by a backend.
+type Conv interface {
+	Weights() ConvWeights // without Weight, which may have been dropped after packing
+}
+
+// Conv2D computes, for x = [Src[0] | Src[1]] concatenated by channel,
+//
+//	u   = Sampling(Act(Affine.scale * x + Affine.offset))
+//	Dst = Kernel * u + bias + Embed + ResidualSampling(Residual)
+//
+// with zero padding applied to u.
+type Conv2D struct {
+	Dst              View
+	Src              [2]View // the second is optional
+	Affine           View    // optional [N,1,2,Cin]: scale row, offset row, as Norm writes them
+	Act              Activation
+	Sampling         Sampling
+	Kernel           Conv
+	Embed            View // optional [N,1,1,Cout]
+	Residual         View // optional; Dst's shape after ResidualSampling
+	ResidualSampling Sampling
+	Moments          View // optional output [N,1,2,Cout]: the moments of Dst, as Net.Moments would write them
+}
+
+// Norm turns moments into the affine form of group normalisation: for each image and channel, with mean and variance
+// over the channel's group,
+//
+//	scale  = Gamma / sqrt(var + Eps) * (1 + s)
+//	offset = (Beta - mean * Gamma / sqrt(var + Eps)) * (1 + s) + b        (s, b) = Modulate
+type Norm struct {
+	Dst      View    // [N,1,2,C]
+	Moments  [2]View // of the one or two tensors that are concatenated; [N,1,2,Ci]
+	Pixels   int     // pixels per image behind the moments
+	Groups   int
+	Eps      float32
+	Gamma    View // [1,1,1,C]
+	Beta     View // [1,1,1,C]
+	Modulate View // optional [N,1,1,2C]: s, then b
+}
+
+// Heads says where the heads of a query, key or value lie: head h is channels First+h*Step and following.
+type Heads struct {
+	View
+	First, Step int
+}
+
+// Attention computes, for every image and head,
+//
+//	Dst[i] = sum_j softmax_j(Scale * Q[i].K[j]) V[j]
+//
+// over the pixels i of Q and j of K and V. Head h of Dst is channels h*Dim and following.
+type Attention struct {
+	Dst        View
+	Q, K, V    Heads
+	Heads, Dim int
+	Scale      float32
+}
+
+// Matrix is a banded matrix: row i has weights W[i] on columns First[i], First[i]+1, ...
+type Matrix struct {
+	Rows, Cols int
+	First      []int
+	W          [][]float32
+}
+
+// PreparedMatrix is a matrix readied by a backend.
+type PreparedMatrix interface {
+	Shape() (rows, cols int)
+}
+
+// Separable computes, per image and channel, with the matrices H (over rows) and W (over columns),
+//
+//	u   = H Src W^T
+//	u   = u[i][j] / (RowSpectrum[i] * ColSpectrum[j] + Rho)      where a spectrum is given
+//	Dst = Alpha * u + Beta * Add
+//
+// Dst may be Add itself.
+type Separable struct {
+	Dst, Src                 View
+	H, W                     PreparedMatrix
+	RowSpectrum, ColSpectrum View // optional [1,1,1,rows of H], [1,1,1,rows of W]
+	Rho                      float32
+	Alpha                    float32
+	Add                      View // optional
+	Beta                     float32
+}
+
+// FilterWeights is an odd-sized two-dimensional kernel, row by row.
+type FilterWeights struct {
+	H, W int
+	K    []float32
+}
+
+// PreparedFilter is a filter readied by a backend.
+type PreparedFilter interface {
+	Size() (h, w int)
+}
+
+// Filter correlates every channel with the kernel (not flipped), the borders mirrored without repeating the edge pixel;
+// Adjoint applies the exact transpose of that linear map:
+//
+//	Dst = Alpha * K Src + Beta * Add
+//
+// Dst may be Add itself.
+type Filter struct {
+	Dst, Src View
+	Kernel   PreparedFilter
+	Adjoint  bool
+	Alpha    float32
+	Add      View // optional
+	Beta     float32
+}
+
+// Term is one summand of Blend: C * Num/Den * X, with Num and Den [N,1,1,1], read on the device, or absent. A quotient
+// with a zero denominator is 0. X has the destination's shape, or C = 1 or N = 1 and is repeated over channels or images.
+type Term struct {
+	X        View
+	C        float32
+	Num, Den View
+}
+
+// Blend computes in one pass, element by element, for up to four terms,
+//
+//	Dst = clip(sum of the terms)       where Mask is absent or not zero
+//	Dst = Else, or 0 where absent      elsewhere
+//
+// Dst may be any of the terms' X of the same shape, or Else.
+type Blend struct {
+	Dst   View
+	Terms []Term
+	Clip  bool // to [-1, 1]; a NaN stays one, so that a broken network is noticed
+	Mask  View // optional [N or 1,H,W,1 or C]
+	Else  View // optional
+}
+
+// Stop freezes an image: a step does nothing to image n where Loss[n] <= Limit. Absent means that no image stops.
+type Stop struct {
+	Loss  View // [N,1,1,1]
+	Limit float32
+}
+
+// Accelerate is one step of Nesterov's accelerated gradient on f(x) + Rho/2 |x - X0|^2, in place:
+//
+//	xn = Z - Step*(Grad + Rho*(Z-X0));  Z = xn + Momentum*(xn - X);  X = xn
+type Accelerate struct {
+	X, Z, Grad, X0 View
+	Step, Rho      float32
+	Momentum       float32
+	Stop           Stop
+}
+
+// Adam is step T (from 1) of Adam on f(x) + Rho/2 |x - X0|^2, in place, with beta 0.9 and 0.999 and eps 1e-8:
+//
+//	g = Grad + Rho*(X-X0);  M = 0.9 M + 0.1 g;  V = 0.999 V + 0.001 g^2
+//	X = X - Rate * (M/(1-0.9^T)) / (sqrt(V/(1-0.999^T)) + eps)
+type Adam struct {
+	X, M, V, Grad, X0 View
+	Rate, Rho         float32
+	T                 int
+	Stop              Stop
+}

@@ -1,0 +1,4 @@
+// Package kerneltest is the conformance suite of the kernels: one set of cases for every implementation of the contract,
+// measured against package ref. A backend's own test calls its functions, once for every instruction set that it can be
+// forced to.
+package kerneltest

@@ -1,0 +1,596 @@
+package kerneltest
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/ref"
+)
+
+// Image checks every operation of the pixel-space side of b against the reference, over awkward and random shapes.
+//
+// Destinations start as NaN. All tensors lie inside larger buffers whose other elements are NaN too and must keep their
+// bits: a read outside of a source shows in the result, a write in the guards. Results may differ from the reference by
+// n u S, where u = 2^-24, n is the number of roundings that a naive float32 loop of the operation makes on one element,
+// and S is the sum of the absolute values of what it adds up.
+func Image(t *testing.T, b kernels.Backend) {
+	for seed := range uint64(60) {
+		p := newPixels(b, seed)
+		for _, c := range []struct {
+			name string
+			run  func(*pixels)
+		}{
+			{"Blend", (*pixels).blend}, {"Dot", (*pixels).dot}, {"Separable", (*pixels).separable},
+			{"Filter", (*pixels).filter}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
+		} {
+			p.what = fmt.Sprintf("%s, seed %d, shape %v", c.name, seed, p.shape)
+			p.t = t
+			c.run(p)
+		}
+		p.free()
+		if t.Failed() {
+			t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
+		}
+	}
+	t.Run("NaN", func(t *testing.T) { nanStays(t, b) })
+	t.Run("refusals", func(t *testing.T) { refusals(t, b) })
+}
+
+const (
+	unit  = 1.0 / (1 << 24) // u: the relative error of one float32 rounding
+	guard = 67              // elements before and after every tensor; odd, so that nothing is aligned
+)
+
+// pixels is one case: a shape, a generator, and pairs of equal tensors on the backend under test and on the reference.
+type pixels struct {
+	t     *testing.T
+	b     kernels.Backend
+	ref   *ref.Backend
+	rng   *rand.Rand
+	shape [4]int
+	what  string
+	bufs  []kernels.Buffer
+}
+
+// awkward shapes come first; the seeds after them draw theirs.
+var awkward = [][4]int{
+	{1, 1, 1, 1}, {1, 1, 1, 3}, {3, 1, 7, 3}, {2, 7, 1, 3}, {1, 2, 2, 1}, {1, 16, 16, 3}, {2, 17, 33, 3}, {1, 5, 129, 1},
+	{4, 3, 5, 4}, {1, 31, 31, 7}, {2, 64, 48, 3}, {1, 9, 300, 3}, {5, 1, 1, 1},
+}
+
+func newPixels(b kernels.Backend, seed uint64) *pixels {
+	p := &pixels{b: b, ref: ref.Open(), rng: rand.New(rand.NewPCG(seed, 1))}
+	if seed < uint64(len(awkward)) {
+		p.shape = awkward[seed]
+	} else {
+		p.shape = [4]int{1 + p.rng.IntN(3), 1 + p.rng.IntN(40), 1 + p.rng.IntN(40), 1 + p.rng.IntN(5)}
+	}
+	return p
+}
+
+func (p *pixels) free() {
+	for _, buf := range p.bufs {
+		p.b.Free(buf)
+	}
+	p.bufs = nil
+}
+
+func (p *pixels) errorf(format string, args ...any) {
+	p.t.Helper()
+	p.t.Errorf("%s: %s: "+format, append([]any{p.b.Name(), p.what}, args...)...)
+}
+
+// pair is one tensor on both backends, with the host's copy of its first contents.
+type pair struct {
+	got, want kernels.View
+	data      []float32
+}
+
+var nan = float32(math.NaN())
+
+// put makes a tensor with the given contents inside a field of NaN; nil contents are NaN as well.
+func (p *pixels) put(shape [4]int, data []float32) pair {
+	p.t.Helper()
+	v := kernels.View{Off: guard, N: shape[0], H: shape[1], W: shape[2], C: shape[3]}
+	field := make([]float32, v.Len()+2*guard)
+	for i := range field {
+		field[i] = nan
+	}
+	copy(field[guard:], data)
+	whole := kernels.View{N: 1, H: 1, W: 1, C: len(field)}
+	pr := pair{got: v, want: v, data: data}
+	for _, side := range []struct {
+		b kernels.Memory
+		v *kernels.View
+	}{{p.b, &pr.got}, {p.ref, &pr.want}} {
+		buf, err := side.b.Alloc(len(field))
+		if err != nil {
+			p.t.Fatalf("%s: %v", p.what, err)
+		}
+		side.v.Buf, whole.Buf = buf, buf
+		side.b.Upload(whole, field)
+	}
+	p.bufs = append(p.bufs, pr.got.Buf)
+	return pr
+}
+
+// random makes a tensor of normally distributed values.
+func (p *pixels) random(shape [4]int) pair {
+	data := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
+	for i := range data {
+		data[i] = float32(p.rng.NormFloat64())
+	}
+	return p.put(shape, data)
+}
+
+// positive makes a tensor of values from lo to lo+1.
+func (p *pixels) positive(shape [4]int, lo float64) pair {
+	data := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
+	for i := range data {
+		data[i] = float32(lo + p.rng.Float64())
+	}
+	return p.put(shape, data)
+}
+
+// maybe makes a random tensor, or an absent one half of the time.
+func (p *pixels) maybe(shape [4]int) pair {
+	if p.rng.IntN(2) == 0 {
+		return pair{}
+	}
+	return p.random(shape)
+}
+
+// read downloads a tensor of the backend under test and checks that its guards kept their bits.
+func (p *pixels) read(v kernels.View) []float32 {
+	p.t.Helper()
+	field := make([]float32, v.Len()+2*guard)
+	if err := p.b.Download(field, kernels.View{Buf: v.Buf, N: 1, H: 1, W: 1, C: len(field)}); err != nil {
+		p.t.Fatalf("%s: %v", p.what, err)
+	}
+	for i, f := range field {
+		if (i < guard || i >= guard+v.Len()) && math.Float32bits(f) != math.Float32bits(nan) {
+			p.errorf("element %d outside of a tensor of %d was overwritten with %v", i-guard, v.Len(), f)
+			break
+		}
+	}
+	return field[guard : guard+v.Len()]
+}
+
+func (p *pixels) reference(v kernels.View) []float32 {
+	out := make([]float32, v.Len())
+	if err := p.ref.Download(out, v); err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// untouched checks that sources kept their contents.
+func (p *pixels) untouched(prs ...pair) {
+	p.t.Helper()
+	for _, pr := range prs {
+		if !pr.got.Present() {
+			continue
+		}
+		for i, f := range p.read(pr.got) {
+			if f != pr.data[i] {
+				p.errorf("source of shape [%d %d %d %d] changed at element %d", pr.got.N, pr.got.H, pr.got.W, pr.got.C, i)
+				break
+			}
+		}
+	}
+}
+
+// near checks a result: |got - want| <= bound(i) for every element, and no NaN.
+func (p *pixels) near(got, want kernels.View, bound func(i int) float64) {
+	p.t.Helper()
+	w := p.reference(want)
+	for i, g := range p.read(got) {
+		if d := math.Abs(float64(g) - float64(w[i])); !(d <= bound(i)) {
+			p.errorf("element %d is %v, the reference has %v: off by %.3g, allowed %.3g", i, g, w[i], d, bound(i))
+			return
+		}
+	}
+}
+
+func abs(data []float32) []float32 {
+	out := make([]float32, len(data))
+	for i, v := range data {
+		out[i] = float32(math.Abs(float64(v)))
+	}
+	return out
+}
+
+// magnitude is the tensor of absolute values on the reference, for the sums S of the bounds.
+func (p *pixels) magnitude(pr pair) kernels.View {
+	if !pr.want.Present() {
+		return kernels.View{}
+	}
+	v := pr.want
+	v.Off = 0
+	v.Buf, _ = p.ref.Alloc(v.Len())
+	p.ref.Upload(v, abs(pr.data))
+	return v
+}
+
+// blank is a tensor on the reference.
+func (p *pixels) blank(shape [4]int) kernels.View {
+	v := kernels.View{N: shape[0], H: shape[1], W: shape[2], C: shape[3]}
+	v.Buf, _ = p.ref.Alloc(v.Len())
+	return v
+}
+
+func (p *pixels) blend() {
+	n, h, w, c := p.shape[0], p.shape[1], p.shape[2], p.shape[3]
+	for count := 1; count <= 4; count++ {
+		dst := p.put(p.shape, nil)
+		inPlace := p.rng.IntN(3) // 0: no; 1: the last term; 2: Else
+		var got, want, mag kernels.Blend
+		got.Clip = p.rng.IntN(2) == 0
+		var sources []pair
+		for k := range count {
+			shape := p.shape
+			if k > 0 && p.rng.IntN(4) == 0 {
+				shape[3] = 1
+			}
+			if k > 0 && p.rng.IntN(4) == 0 {
+				shape[0] = 1
+			}
+			if inPlace == 1 && k == count-1 {
+				shape = p.shape
+			}
+			x := p.random(shape)
+			factor := float32(p.rng.NormFloat64())
+			num, den := pair{}, pair{}
+			if p.rng.IntN(2) == 0 {
+				num = p.random([4]int{n, 1, 1, 1})
+				d := make([]float32, n)
+				for i := range d {
+					d[i] = float32(p.rng.NormFloat64() + 2)
+					if p.rng.IntN(3) == 0 {
+						d[i] = 0 // the quotient is 0 then, whatever is above
+					}
+				}
+				den = p.put([4]int{n, 1, 1, 1}, d)
+			}
+			if inPlace == 1 && k == count-1 {
+				dst = x
+			} else {
+				sources = append(sources, x)
+			}
+			sources = append(sources, num, den)
+			got.Terms = append(got.Terms, kernels.Term{X: x.got, C: factor, Num: num.got, Den: den.got})
+			want.Terms = append(want.Terms, kernels.Term{X: x.want, C: factor, Num: num.want, Den: den.want})
+			mag.Terms = append(mag.Terms, kernels.Term{X: p.magnitude(x), C: float32(math.Abs(float64(factor))), Num: p.magnitude(num), Den: p.magnitude(den)})
+		}
+		if p.rng.IntN(2) == 0 {
+			shape := [4]int{n, h, w, c}
+			if p.rng.IntN(2) == 0 {
+				shape[0] = 1
+			}
+			if p.rng.IntN(2) == 0 {
+				shape[3] = 1
+			}
+			m := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
+			for i := range m {
+				m[i] = float32(p.rng.IntN(3) - 1) // -1 is not zero either
+			}
+			mask, other := p.put(shape, m), p.maybe(p.shape)
+			if inPlace == 2 {
+				other = p.random(p.shape)
+				dst = other
+			} else {
+				sources = append(sources, other)
+			}
+			sources = append(sources, mask)
+			got.Mask, got.Else = mask.got, other.got
+			want.Mask, want.Else = mask.want, other.want
+		}
+		got.Dst, want.Dst, want.Clip = dst.got, dst.want, got.Clip
+		mag.Dst = p.blank(p.shape)
+		p.ref.Blend(&mag)
+		p.ref.Blend(&want)
+		p.b.Blend(&got)
+		s := p.reference(mag.Dst)
+		// Per term: the quotient, times C, times X, the sum.
+		p.near(dst.got, dst.want, func(i int) float64 { return float64(3*count+1) * unit * float64(s[i]) })
+		p.untouched(sources...)
+	}
+}
+
+func (p *pixels) dot() {
+	a, b := p.random(p.shape), p.random(p.shape)
+	same := p.rng.IntN(2) == 0
+	if same {
+		b = a
+	}
+	dst := p.put([4]int{p.shape[0], 1, 1, 1}, nil)
+	p.ref.Dot(dst.want, a.want, b.want)
+	p.b.Dot(dst.got, a.got, b.got)
+	mag := p.blank([4]int{p.shape[0], 1, 1, 1})
+	p.ref.Dot(mag, p.magnitude(a), p.magnitude(b))
+	s, want := p.reference(mag), p.reference(dst.want)
+	n := float64(p.shape[1] * p.shape[2] * p.shape[3])
+	// Sums in float64, then one rounding on either side.
+	p.near(dst.got, dst.want, func(i int) float64 { return 2*unit*math.Abs(float64(want[i])) + n*0x1p-52*float64(s[i]) })
+	p.untouched(a, b)
+}
+
+// band draws a banded matrix; some rows are empty, some cover everything.
+func (p *pixels) band(rows, cols int) kernels.Matrix {
+	m := kernels.Matrix{Rows: rows, Cols: cols, First: make([]int, rows), W: make([][]float32, rows)}
+	width := min(cols, 1+p.rng.IntN(12))
+	if p.rng.IntN(5) == 0 {
+		width = cols
+	}
+	for i := range rows {
+		m.First[i] = p.rng.IntN(cols - width + 1)
+		m.W[i] = make([]float32, width-p.rng.IntN(2)*p.rng.IntN(width+1))
+		for j := range m.W[i] {
+			m.W[i][j] = float32(p.rng.NormFloat64())
+		}
+	}
+	return m
+}
+
+func longest(m kernels.Matrix) int {
+	n := 0
+	for _, w := range m.W {
+		n = max(n, len(w))
+	}
+	return n
+}
+
+func magnitudes(m kernels.Matrix) kernels.Matrix {
+	w := make([][]float32, len(m.W))
+	for i := range w {
+		w[i] = abs(m.W[i])
+	}
+	m.W = w
+	return m
+}
+
+func (p *pixels) prepare(b kernels.Backend, m kernels.Matrix) kernels.PreparedMatrix {
+	p.t.Helper()
+	pm, err := b.PrepareMatrix(m)
+	if err != nil {
+		p.t.Fatalf("%s: %v", p.what, err)
+	}
+	if r, c := pm.Shape(); r != m.Rows || c != m.Cols {
+		p.errorf("prepared matrix is %d x %d, expected %d x %d", r, c, m.Rows, m.Cols)
+	}
+	return pm
+}
+
+func (p *pixels) separable() {
+	for range 3 {
+		h, w := p.band(1+p.rng.IntN(45), p.shape[1]), p.band(1+p.rng.IntN(45), p.shape[2])
+		src := p.random(p.shape)
+		shape := [4]int{p.shape[0], h.Rows, w.Rows, p.shape[3]}
+		dst, add := p.put(shape, nil), p.maybe(shape)
+		spectra := p.rng.IntN(2) == 0
+		got := kernels.Separable{
+			Dst: dst.got, Src: src.got, H: p.prepare(p.b, h), W: p.prepare(p.b, w),
+			Alpha: float32(p.rng.NormFloat64()), Add: add.got, Beta: float32(p.rng.NormFloat64()),
+		}
+		want := got
+		want.Dst, want.Src, want.Add = dst.want, src.want, add.want
+		want.H, want.W = p.prepare(p.ref, h), p.prepare(p.ref, w)
+		sources := []pair{src}
+		if add.got.Present() && p.rng.IntN(2) == 0 {
+			got.Dst, want.Dst = add.got, add.want
+			dst = add
+		} else {
+			sources = append(sources, add)
+		}
+		if spectra {
+			rows, cols := p.positive([4]int{1, 1, 1, h.Rows}, 0.1), p.positive([4]int{1, 1, 1, w.Rows}, 0.1)
+			got.RowSpectrum, got.ColSpectrum, got.Rho = rows.got, cols.got, 0.01
+			want.RowSpectrum, want.ColSpectrum, want.Rho = rows.want, cols.want, 0.01
+			sources = append(sources, rows, cols)
+		}
+		mag := want
+		mag.Dst, mag.Src, mag.Add = p.blank(shape), p.magnitude(src), p.magnitude(add)
+		mag.H, mag.W = p.prepare(p.ref, magnitudes(h)), p.prepare(p.ref, magnitudes(w))
+		mag.Alpha, mag.Beta = float32(math.Abs(float64(mag.Alpha))), float32(math.Abs(float64(mag.Beta)))
+		p.ref.Separable(&mag)
+		p.ref.Separable(&want)
+		p.b.Separable(&got)
+		s := p.reference(mag.Dst)
+		// A product and a sum per weight in both passes, the division, Alpha, Beta and their sum.
+		n := float64(longest(h) + longest(w) + 8)
+		p.near(dst.got, dst.want, func(i int) float64 { return n * unit * float64(s[i]) })
+		p.untouched(sources...)
+	}
+}
+
+func (p *pixels) filter() {
+	for _, adjoint := range []bool{false, true} {
+		// Up to 15 x 15 taps, and often larger than the image: the mirror folds any index.
+		k := kernels.FilterWeights{H: 1 + 2*p.rng.IntN(8), W: 1 + 2*p.rng.IntN(8)}
+		k.K = make([]float32, k.H*k.W)
+		sparse := p.rng.IntN(2) == 0
+		taps := 0
+		for i := range k.K {
+			if !sparse || p.rng.IntN(8) == 0 {
+				k.K[i] = float32(p.rng.NormFloat64())
+				taps++
+			}
+		}
+		src, dst, add := p.random(p.shape), p.put(p.shape, nil), p.maybe(p.shape)
+		prepare := func(b kernels.Backend, k kernels.FilterWeights) kernels.PreparedFilter {
+			f, err := b.PrepareFilter(k)
+			if err != nil {
+				p.t.Fatalf("%s: %v", p.what, err)
+			}
+			if h, w := f.Size(); h != k.H || w != k.W {
+				p.errorf("prepared filter is %d x %d, expected %d x %d", h, w, k.H, k.W)
+			}
+			return f
+		}
+		got := kernels.Filter{
+			Dst: dst.got, Src: src.got, Kernel: prepare(p.b, k), Adjoint: adjoint,
+			Alpha: float32(p.rng.NormFloat64()), Add: add.got, Beta: float32(p.rng.NormFloat64()),
+		}
+		want := got
+		want.Dst, want.Src, want.Add, want.Kernel = dst.want, src.want, add.want, prepare(p.ref, k)
+		sources := []pair{src}
+		if add.got.Present() && p.rng.IntN(2) == 0 {
+			got.Dst, want.Dst = add.got, add.want
+			dst = add
+		} else {
+			sources = append(sources, add)
+		}
+		mag := want
+		mag.Dst, mag.Src, mag.Add = p.blank(p.shape), p.magnitude(src), p.magnitude(add)
+		mag.Kernel = prepare(p.ref, kernels.FilterWeights{H: k.H, W: k.W, K: abs(k.K)})
+		mag.Alpha, mag.Beta = float32(math.Abs(float64(mag.Alpha))), float32(math.Abs(float64(mag.Beta)))
+		p.ref.Filter(&mag)
+		p.ref.Filter(&want)
+		p.b.Filter(&got)
+		s := p.reference(mag.Dst)
+		// A product and a sum per tap. In the adjoint a pixel collects each tap once for every time that it is mirrored
+		// into the frame, along either axis.
+		folds := 1
+		if adjoint {
+			folds = (2 + k.H/max(1, p.shape[1]-1)) * (2 + k.W/max(1, p.shape[2]-1))
+		}
+		n := float64(taps*folds + 6)
+		p.near(dst.got, dst.want, func(i int) float64 { return n * unit * float64(s[i]) })
+		p.untouched(sources...)
+	}
+}
+
+// stop draws a stop rule that freezes about half of the images, one of them exactly at the limit.
+func (p *pixels) stop() (got, want kernels.Stop, loss pair) {
+	if p.rng.IntN(2) == 0 {
+		return
+	}
+	data := make([]float32, p.shape[0])
+	for i := range data {
+		data[i] = []float32{0.5, 1, 1.5}[p.rng.IntN(3)]
+	}
+	loss = p.put([4]int{p.shape[0], 1, 1, 1}, data)
+	return kernels.Stop{Loss: loss.got, Limit: 1}, kernels.Stop{Loss: loss.want, Limit: 1}, loss
+}
+
+// frozen reports whether element i belongs to an image that may not move.
+func (p *pixels) frozen(loss pair, i int) bool {
+	return loss.got.Present() && loss.data[i/(p.shape[1]*p.shape[2]*p.shape[3])] <= 1
+}
+
+func (p *pixels) accelerate() {
+	x, z, g, x0 := p.random(p.shape), p.random(p.shape), p.random(p.shape), p.random(p.shape)
+	got := kernels.Accelerate{X: x.got, Z: z.got, Grad: g.got, X0: x0.got,
+		Step: float32(p.rng.Float64()), Rho: float32(p.rng.Float64()), Momentum: float32(p.rng.Float64())}
+	want := got
+	want.X, want.Z, want.Grad, want.X0 = x.want, z.want, g.want, x0.want
+	var loss pair
+	got.Stop, want.Stop, loss = p.stop()
+	p.ref.Accelerate(&want)
+	p.b.Accelerate(&got)
+	size := func(i int) float64 { // sum of the absolute values in xn
+		gi, zi, ai := math.Abs(float64(g.data[i])), math.Abs(float64(z.data[i])), math.Abs(float64(x0.data[i]))
+		return zi + float64(got.Step)*(gi+float64(got.Rho)*(zi+ai))
+	}
+	p.near(x.got, x.want, func(i int) float64 {
+		if p.frozen(loss, i) {
+			return 0
+		}
+		return 7 * unit * size(i)
+	})
+	p.near(z.got, z.want, func(i int) float64 {
+		if p.frozen(loss, i) {
+			return 0
+		}
+		return 12 * unit * (size(i) + float64(got.Momentum)*(size(i)+math.Abs(float64(x.data[i]))))
+	})
+	p.untouched(g, x0, loss)
+}
+
+func (p *pixels) adam() {
+	for _, step := range []int{1, 2, 17, 1000} {
+		x, m, g, x0 := p.random(p.shape), p.random(p.shape), p.random(p.shape), p.random(p.shape)
+		// v is kept away from zero, where the square root would magnify the rounding of g^2; the first step, where v is
+		// zero, moves by the rate times the sign of g, if g is not the difference of two large numbers: no rho there.
+		v := p.positive(p.shape, 0.1)
+		rho := float32(p.rng.Float64())
+		if step == 1 {
+			m, v = p.put(p.shape, make([]float32, len(x.data))), p.put(p.shape, make([]float32, len(x.data)))
+			rho = 0
+		}
+		got := kernels.Adam{X: x.got, M: m.got, V: v.got, Grad: g.got, X0: x0.got, Rate: 0.02, Rho: rho, T: step}
+		want := got
+		want.X, want.M, want.V, want.Grad, want.X0 = x.want, m.want, v.want, g.want, x0.want
+		var loss pair
+		got.Stop, want.Stop, loss = p.stop()
+		p.ref.Adam(&want)
+		p.b.Adam(&got)
+		gsize := func(i int) float64 {
+			return math.Abs(float64(g.data[i])) + float64(rho)*(math.Abs(float64(x.data[i]))+math.Abs(float64(x0.data[i])))
+		}
+		msize := func(i int) float64 { return 0.9*math.Abs(float64(m.data[i])) + 0.1*gsize(i) }
+		vsize := func(i int) float64 { return 0.999*float64(v.data[i]) + 0.001*gsize(i)*gsize(i) }
+		unless := func(bound func(i int) float64) func(i int) float64 {
+			return func(i int) float64 {
+				if p.frozen(loss, i) {
+					return 0
+				}
+				return bound(i)
+			}
+		}
+		p.near(m.got, m.want, unless(func(i int) float64 { return 8 * unit * msize(i) }))
+		p.near(v.got, v.want, unless(func(i int) float64 { return 12 * unit * vsize(i) }))
+		vOut, bias1, bias2 := p.reference(v.want), 1-math.Pow(0.9, float64(step)), 1-math.Pow(0.999, float64(step))
+		p.near(x.got, x.want, unless(func(i int) float64 {
+			// The quotient's relative error: that of m (by msize, as m itself may cancel), half that of v, and five roundings.
+			move := float64(got.Rate) * msize(i) / bias1 / (math.Sqrt(float64(vOut[i])/bias2) + 1e-8)
+			spread := vsize(i) / max(float64(vOut[i]), 1e-30)
+			return unit * (2*math.Abs(float64(x.data[i])) + move*(8+6*spread+6))
+		}))
+		p.untouched(g, x0, loss)
+	}
+}
+
+// nanStays checks that a clipped Blend does not turn the NaN of a broken network into a colour.
+func nanStays(t *testing.T, b kernels.Backend) {
+	p := &pixels{t: t, b: b, ref: ref.Open(), what: "NaN"}
+	defer p.free()
+	const n = 61
+	data := make([]float32, n)
+	for i := 0; i < n; i += 3 {
+		data[i] = nan
+	}
+	x, dst := p.put([4]int{1, 1, n, 1}, data), p.put([4]int{1, 1, n, 1}, nil)
+	b.Blend(&kernels.Blend{Dst: dst.got, Terms: []kernels.Term{{X: x.got, C: 1}}, Clip: true})
+	for i, v := range p.read(dst.got) {
+		if (v != v) != (i%3 == 0) {
+			p.errorf("element %d of a clipped blend is %v, the source has %v", i, v, data[i])
+		}
+	}
+}
+
+// refusals checks that what cannot be prepared is an error and not a crash.
+func refusals(t *testing.T, b kernels.Backend) {
+	for name, m := range map[string]kernels.Matrix{
+		"row past the end":  {Rows: 1, Cols: 2, First: []int{1}, W: [][]float32{{1, 1}}},
+		"negative column":   {Rows: 1, Cols: 2, First: []int{-1}, W: [][]float32{{1, 1}}},
+		"missing row":       {Rows: 2, Cols: 2, First: []int{0}, W: [][]float32{{1, 1}}},
+		"missing row start": {Rows: 2, Cols: 2, First: []int{0}, W: [][]float32{{1}, {1}}},
+	} {
+		if _, err := b.PrepareMatrix(m); err == nil {
+			t.Errorf("%s: matrix with a %s was accepted", b.Name(), name)
+		}
+	}
+	for name, f := range map[string]kernels.FilterWeights{
+		"even":  {H: 2, W: 3, K: make([]float32, 6)},
+		"short": {H: 3, W: 3, K: make([]float32, 8)},
+		"empty": {},
+	} {
+		if _, err := b.PrepareFilter(f); err == nil {
+			t.Errorf("%s: filter that is %s was accepted", b.Name(), name)
+		}
+	}
+}

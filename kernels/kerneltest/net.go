@@ -1,0 +1,403 @@
+package kerneltest
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// convCase is one convolution; the zero values of the options are the plain case.
+type convCase struct {
+	n, h, w, cin, cout, size, stride int
+	skip                             int // channels of a second source, part of cin
+	affine, bias, embed, residual    bool
+	act                              kernels.Activation
+	sampling, rsampling              kernels.Sampling
+	moments                          bool
+	mean                             float64 // of the inputs
+}
+
+// convCases are the shapes of the photo prior and of the guided-diffusion models at full width and a few rows, then
+// shapes that meet every edge of a kernel: sizes below and just beside a tile, a vector and a panel.
+var convCases = []convCase{
+	{n: 1, h: 12, w: 256, cin: 3, cout: 32, size: 3, moments: true, bias: true},
+	{n: 1, h: 12, w: 256, cin: 32, cout: 32, size: 3, affine: true, act: kernels.SiLU, bias: true, residual: true, moments: true},
+	{n: 1, h: 12, w: 256, cin: 64, skip: 32, cout: 32, size: 3, affine: true, act: kernels.SiLU, bias: true, embed: true, moments: true},
+	{n: 1, h: 12, w: 256, cin: 64, skip: 32, cout: 32, size: 1, bias: true},
+	{n: 1, h: 12, w: 256, cin: 32, cout: 3, size: 3, affine: true, act: kernels.SiLU, bias: true},
+	{n: 1, h: 12, w: 256, cin: 32, cout: 6, size: 3, affine: true, act: kernels.SiLU, bias: true},
+	{n: 1, h: 32, w: 32, cin: 128, cout: 128, size: 3, affine: true, act: kernels.SiLU, bias: true, residual: true, moments: true},
+	{n: 1, h: 32, w: 32, cin: 128, cout: 384, size: 1, affine: true, bias: true},
+	{n: 1, h: 16, w: 16, cin: 256, cout: 128, size: 3, affine: true, act: kernels.SiLU, bias: true, sampling: kernels.Up2, moments: true},
+	{n: 1, h: 32, w: 64, cin: 64, cout: 64, size: 3, affine: true, act: kernels.SiLU, bias: true, sampling: kernels.Down2, moments: true},
+	{n: 1, h: 16, w: 16, cin: 64, cout: 64, size: 3, bias: true, residual: true, rsampling: kernels.Up2},
+	{n: 1, h: 16, w: 16, cin: 64, cout: 64, size: 3, bias: true, residual: true, rsampling: kernels.Down2, moments: true},
+	{n: 1, h: 8, w: 8, cin: 512, cout: 512, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
+	{n: 3, h: 1, w: 1, cin: 128, cout: 512, size: 1, act: kernels.SiLU, bias: true},
+	{n: 2, h: 22, w: 38, cin: 32, cout: 64, size: 3, stride: 2, bias: true, moments: true},
+	{n: 1, h: 1, w: 1, cin: 1, cout: 1, size: 1},
+	{n: 1, h: 1, w: 1, cin: 16, cout: 16, size: 3, bias: true, moments: true},
+	{n: 2, h: 3, w: 5, cin: 17, cout: 19, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
+	{n: 1, h: 7, w: 9, cin: 33, skip: 16, cout: 31, size: 3, bias: true, residual: true},
+	{n: 1, h: 9, w: 4, cin: 16, cout: 129, size: 3},
+	{n: 1, h: 5, w: 70, cin: 20, cout: 24, size: 3, affine: true, act: kernels.SiLU, moments: true},
+	{n: 1, h: 6, w: 6, cin: 4, cout: 5, size: 5, bias: true},
+	{n: 1, h: 2, w: 2, cin: 8, cout: 8, size: 3, sampling: kernels.Down2},
+	{n: 1, h: 40, w: 33, cin: 16, cout: 40, size: 3, bias: true, moments: true, mean: 100},
+	{n: 1, h: 64, w: 48, cin: 1, cout: 2, size: 1, bias: true, moments: true, mean: 1000},
+}
+
+func (p *pixels) convCase() convCase {
+	r := p.rng
+	c := convCase{n: 1 + r.IntN(3), h: 1 + r.IntN(24), w: 1 + r.IntN(40), cin: 1 + r.IntN(70), cout: 1 + r.IntN(70),
+		size: 1 + 2*r.IntN(2), stride: 1, affine: r.IntN(2) == 0, bias: r.IntN(2) == 0, embed: r.IntN(2) == 0,
+		residual: r.IntN(2) == 0, act: kernels.Activation(r.IntN(2)), sampling: kernels.Sampling(r.IntN(3)),
+		rsampling: kernels.Sampling(r.IntN(3)), moments: r.IntN(2) == 0}
+	if c.cin > 1 && r.IntN(2) == 0 {
+		c.skip = 1 + r.IntN(c.cin-1)
+	}
+	if r.IntN(4) == 0 {
+		c.stride = 2
+	}
+	if c.sampling == kernels.Down2 {
+		c.h, c.w = 2*c.h, 2*c.w
+	}
+	return c
+}
+
+// Net checks every operation of the network side of b against the reference.
+func Net(t *testing.T, b kernels.Backend) {
+	for _, form := range []kernels.ConvForm{kernels.Auto, kernels.Direct, kernels.Winograd4} {
+		for seed := range uint64(len(convCases) + 40) {
+			p := newPixels(b, 1000+seed)
+			p.t = t
+			var c convCase
+			if seed < uint64(len(convCases)) {
+				c = convCases[seed]
+			} else {
+				c = p.convCase()
+			}
+			if c.stride == 0 {
+				c.stride = 1
+			}
+			if form == kernels.Winograd4 && (c.size != 3 || c.stride != 1) {
+				continue
+			}
+			p.what = fmt.Sprintf("Conv2D, form %d, seed %d, %+v", form, seed, c)
+			p.conv(c, form)
+			p.free()
+			if t.Failed() {
+				t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
+			}
+		}
+	}
+	for seed := range uint64(40) {
+		p := newPixels(b, 2000+seed)
+		p.t = t
+		for _, c := range []struct {
+			name string
+			run  func(*pixels)
+		}{{"Attention", (*pixels).attention}, {"Moments", (*pixels).moments}, {"Norm", (*pixels).norm}, {"Resample", (*pixels).resample}} {
+			p.what = fmt.Sprintf("%s, seed %d", c.name, seed)
+			c.run(p)
+		}
+		p.free()
+		if t.Failed() {
+			t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
+		}
+	}
+}
+
+func (p *pixels) normal(n int, scale, mean float64) []float32 {
+	s := make([]float32, n)
+	for i := range s {
+		s[i] = float32(mean + scale*p.rng.NormFloat64())
+	}
+	return s
+}
+
+// conv compares with the reference in the L2 norm. The yardstick is a naive float32 loop over the same input, whose own
+// error against the float64 sums of the reference is measured: a direct form may err twice as much, plus one unit for
+// the epilogue; Winograd F(4x4,3x3) eight times as much (its transforms amplify rounding by about 4 to 7, by channel
+// count). The vector exponential of SiLU and the affine add up to 6 units to each input value.
+func (p *pixels) conv(c convCase, form kernels.ConvForm) {
+	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Form: form,
+		Weight: p.normal(c.cout*c.cin*c.size*c.size, 1/math.Sqrt(float64(c.cin*c.size*c.size)), 0)}
+	if c.bias {
+		weights.Bias = p.normal(c.cout, 1, 0)
+	}
+	kGot, err := p.b.PrepareConv(weights)
+	if err != nil {
+		p.t.Fatalf("%s: %v", p.what, err)
+	}
+	plain := weights
+	plain.Form = kernels.Auto
+	kWant, _ := p.ref.PrepareConv(plain)
+
+	oh, ow := weights.OutSize(c.sampling.Size(c.h)), weights.OutSize(c.sampling.Size(c.w))
+	src := [2]pair{p.put([4]int{c.n, c.h, c.w, c.cin - c.skip}, p.normal(c.n*c.h*c.w*(c.cin-c.skip), 1, c.mean))}
+	if c.skip > 0 {
+		src[1] = p.put([4]int{c.n, c.h, c.w, c.skip}, p.normal(c.n*c.h*c.w*c.skip, 1, c.mean))
+	}
+	var affine, embed, residual, moments pair
+	if c.affine {
+		affine = p.random([4]int{c.n, 1, 2, c.cin})
+	}
+	if c.embed {
+		embed = p.random([4]int{c.n, 1, 1, c.cout})
+	}
+	rh, rw := oh, ow
+	switch c.rsampling {
+	case kernels.Up2:
+		if rh, rw = oh/2, ow/2; oh%2 != 0 || ow%2 != 0 {
+			c.residual = false
+		}
+	case kernels.Down2:
+		rh, rw = 2*oh, 2*ow
+	}
+	if c.residual {
+		residual = p.random([4]int{c.n, rh, rw, c.cout})
+	}
+	if c.moments {
+		moments = p.put([4]int{c.n, 1, 2, c.cout}, nil)
+	}
+	dst := p.put([4]int{c.n, oh, ow, c.cout}, nil)
+	args := kernels.Conv2D{Act: c.act, Sampling: c.sampling, ResidualSampling: c.rsampling}
+	got, want := args, args
+	got.Dst, want.Dst = dst.got, dst.want
+	got.Src, want.Src = [2]kernels.View{src[0].got, src[1].got}, [2]kernels.View{src[0].want, src[1].want}
+	got.Affine, want.Affine = affine.got, affine.want
+	got.Embed, want.Embed = embed.got, embed.want
+	got.Residual, want.Residual = residual.got, residual.want
+	got.Moments, want.Moments = moments.got, moments.want
+	got.Kernel, want.Kernel = kGot, kWant
+	p.b.Conv2D(&got)
+	p.ref.Conv2D(&want)
+	p.untouched(src[0], src[1], affine, embed, residual)
+
+	ref, out := p.reference(dst.want), p.read(dst.got)
+	u := p.input(want, c)
+	base := make([]float64, len(ref)) // what the epilogue adds
+	if residual.want.Present() {
+		r := residual.want
+		if c.rsampling != kernels.Same {
+			r = p.put([4]int{c.n, oh, ow, c.cout}, nil).want
+			p.ref.Resample(r, residual.want, c.rsampling, kernels.View{})
+		}
+		for i, v := range p.reference(r) {
+			base[i] += float64(v)
+		}
+	}
+	var errGot, errNaive, norm float64
+	uh, uw := c.sampling.Size(c.h), c.sampling.Size(c.w)
+	for i := range ref {
+		o, x, y, n := i%c.cout, i/c.cout%ow, i/c.cout/ow%oh, i/c.cout/ow/oh
+		if c.bias {
+			base[i] += float64(weights.Bias[o])
+		}
+		if c.embed {
+			base[i] += float64(embed.data[n*c.cout+o])
+		}
+		var sum float32
+		for ky := range c.size {
+			for kx := range c.size {
+				iy, ix := y*c.stride+ky-c.size/2, x*c.stride+kx-c.size/2
+				if iy < 0 || ix < 0 || iy >= uh || ix >= uw {
+					continue
+				}
+				for ci := range c.cin {
+					sum += u[((n*uh+iy)*uw+ix)*c.cin+ci] * weights.Weight[((o*c.cin+ci)*c.size+ky)*c.size+kx]
+				}
+			}
+		}
+		d, e := float64(out[i])-float64(ref[i]), float64(sum)+base[i]-float64(ref[i])
+		if math.IsNaN(d) {
+			p.errorf("element %d is %v, the reference has %v", i, out[i], ref[i])
+			return
+		}
+		errGot, errNaive = errGot+d*d, errNaive+e*e
+		norm += float64(ref[i])*float64(ref[i]) + base[i]*base[i]
+	}
+	factor, units := 2.0, 2.0
+	if kGot.Weights().Form == kernels.Winograd4 {
+		factor = 8
+	}
+	if c.act == kernels.SiLU || c.affine || c.sampling == kernels.Down2 {
+		units += 6
+	}
+	if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm); !(math.Sqrt(errGot) <= limit) {
+		p.errorf("L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g, the result's norm is %.3g", math.Sqrt(errGot), limit, math.Sqrt(errNaive), math.Sqrt(norm))
+	}
+	if c.moments {
+		p.sameMoments(moments.got, dst.got)
+	}
+}
+
+// input is u of kernels.Conv2D in float32: what the reference makes of the input with an identity kernel.
+func (p *pixels) input(a kernels.Conv2D, c convCase) []float32 {
+	id := make([]float32, c.cin*c.cin)
+	for i := range c.cin {
+		id[i*c.cin+i] = 1
+	}
+	k, _ := p.ref.PrepareConv(kernels.ConvWeights{Weight: id, In: c.cin, Out: c.cin, Size: 1, Stride: 1})
+	u := p.put([4]int{c.n, c.sampling.Size(c.h), c.sampling.Size(c.w), c.cin}, nil).want
+	p.ref.Conv2D(&kernels.Conv2D{Dst: u, Src: a.Src, Affine: a.Affine, Act: a.Act, Sampling: a.Sampling, Kernel: k})
+	return p.reference(u)
+}
+
+// sameMoments recomputes the moments of x in float64. A mean may be off by 4 units of the largest value; squared
+// deviations by 64 units of themselves and by what moving every value by 2 units of the largest would do.
+func (p *pixels) sameMoments(moments, x kernels.View) {
+	p.t.Helper()
+	m, data := p.read(moments), p.read(x)
+	pixels := x.Pixels()
+	for n := range x.N {
+		for c := range x.C {
+			var mean, m2, top float64
+			for i := range pixels {
+				v := float64(data[(n*pixels+i)*x.C+c])
+				mean += v / float64(pixels)
+				top = max(top, math.Abs(v))
+			}
+			for i := range pixels {
+				d := float64(data[(n*pixels+i)*x.C+c]) - mean
+				m2 += d * d
+			}
+			gotMean, gotM2 := float64(m[n*2*x.C+c]), float64(m[n*2*x.C+x.C+c])
+			move, count := 2*unit*top, float64(pixels)
+			slack := 64*unit*m2 + 2*math.Sqrt(m2*count)*move + count*move*move
+			if !(math.Abs(gotMean-mean) <= 4*unit*top) || !(math.Abs(gotM2-m2) <= slack) {
+				p.errorf("moments of image %d, channel %d are %v, %v; expected %v, %v", n, c, gotMean, gotM2, mean, m2)
+				return
+			}
+		}
+	}
+}
+
+// attention compares with the reference in the L2 norm, beside a naive float32 loop.
+func (p *pixels) attention() {
+	r := p.rng
+	heads, dim := 1+r.IntN(4), []int{1, 8, 32, 64, 5, 17, 40}[r.IntN(7)]
+	n, qh, qw := 1+r.IntN(2), 1+r.IntN(12), 1+r.IntN(12)
+	kh, kw := qh, qw
+	legacy, cross := r.IntN(2) == 0, r.IntN(3) == 0
+	spread := []float64{1, 1, 4}[r.IntN(3)]
+	var q, k, v pair
+	var qo, ko, vo, step int
+	c := heads * dim
+	if cross {
+		kh, kw = 1, 1+r.IntN(300)
+		q, k, v = p.random([4]int{n, qh, qw, c}), p.random([4]int{n, kh, kw, c}), p.random([4]int{n, kh, kw, c})
+		step = dim
+	} else {
+		q = p.put([4]int{n, qh, qw, 3 * c}, p.normal(n*qh*qw*3*c, spread, 0))
+		k, v = q, q
+		if legacy {
+			ko, vo, step = dim, 2*dim, 3*dim
+		} else {
+			ko, vo, step = c, 2*c, dim
+		}
+	}
+	dst := p.put([4]int{n, qh, qw, c}, nil)
+	scale := float32(1 / math.Sqrt(float64(dim)))
+	args := func(dst, q, k, v kernels.View) *kernels.Attention {
+		return &kernels.Attention{Dst: dst, Heads: heads, Dim: dim, Scale: scale, Q: kernels.Heads{View: q, First: qo, Step: step},
+			K: kernels.Heads{View: k, First: ko, Step: step}, V: kernels.Heads{View: v, First: vo, Step: step}}
+	}
+	p.b.Attention(args(dst.got, q.got, k.got, v.got))
+	p.ref.Attention(args(dst.want, q.want, k.want, v.want))
+	p.untouched(q, k, v)
+	out, ref := p.read(dst.got), p.reference(dst.want)
+	queries, keys := qh*qw, kh*kw
+	var errGot, errNaive, norm float64
+	score := make([]float32, keys)
+	for i := range ref {
+		ch, px, img := i%c, i/c%queries, i/c/queries
+		h := ch / dim
+		var top, total, sum float32 = float32(math.Inf(-1)), 0, 0
+		for j := range keys {
+			var s float32
+			for d := range dim {
+				s += q.data[(img*queries+px)*q.got.C+qo+h*step+d] * k.data[(img*keys+j)*k.got.C+ko+h*step+d]
+			}
+			score[j] = s * scale
+			top = max(top, score[j])
+		}
+		for j := range keys {
+			e := float32(math.Exp(float64(score[j] - top)))
+			total += e
+			sum += e * v.data[(img*keys+j)*v.got.C+vo+h*step+ch%dim]
+		}
+		d, e := float64(out[i])-float64(ref[i]), float64(sum/total)-float64(ref[i])
+		if math.IsNaN(d) {
+			p.errorf("element %d is %v, the reference has %v", i, out[i], ref[i])
+			return
+		}
+		errGot, errNaive, norm = errGot+d*d, errNaive+e*e, norm+float64(ref[i])*float64(ref[i])
+	}
+	if limit := 2*math.Sqrt(errNaive) + 4*unit*math.Sqrt(norm); !(math.Sqrt(errGot) <= limit) {
+		p.errorf("%d heads of %d, %d queries, %d keys: L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g", heads, dim, queries, keys, math.Sqrt(errGot), limit, math.Sqrt(errNaive))
+	}
+}
+
+func (p *pixels) moments() {
+	r := p.rng
+	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(100), 1 + r.IntN(100), 1 + r.IntN(40)}
+	mean := []float64{0, 1, 100, 1e4}[r.IntN(4)]
+	x := p.put(shape, p.normal(shape[0]*shape[1]*shape[2]*shape[3], 1, mean))
+	dst := p.put([4]int{shape[0], 1, 2, shape[3]}, nil)
+	p.b.Moments(dst.got, x.got)
+	p.untouched(x)
+	p.sameMoments(dst.got, x.got)
+}
+
+// norm has few operations per value; the reference's are in float64.
+func (p *pixels) norm() {
+	r := p.rng
+	groups, width, n := 1+r.IntN(32), 1+r.IntN(6), 1+r.IntN(3)
+	c := groups * width
+	c1 := 0
+	if c > 1 && r.IntN(2) == 0 {
+		c1 = 1 + r.IntN(c-1)
+	}
+	pixels := 1 + r.IntN(1000)
+	make1 := func(c int) pair {
+		data := make([]float32, 0, n*2*c)
+		for range n {
+			data = append(data, p.normal(c, 1, 0)...)
+			for range c {
+				data = append(data, float32(float64(pixels)*(0.5+r.Float64())))
+			}
+		}
+		return p.put([4]int{n, 1, 2, c}, data)
+	}
+	m := [2]pair{make1(c - c1)}
+	if c1 > 0 {
+		m[1] = make1(c1)
+	}
+	gamma, beta, mod := p.random([4]int{1, 1, 1, c}), p.random([4]int{1, 1, 1, c}), p.maybe([4]int{n, 1, 1, 2 * c})
+	dst := p.put([4]int{n, 1, 2, c}, nil)
+	args := kernels.Norm{Pixels: pixels, Groups: groups, Eps: 1e-5}
+	got, want := args, args
+	got.Dst, got.Moments, got.Gamma, got.Beta, got.Modulate = dst.got, [2]kernels.View{m[0].got, m[1].got}, gamma.got, beta.got, mod.got
+	want.Dst, want.Moments, want.Gamma, want.Beta, want.Modulate = dst.want, [2]kernels.View{m[0].want, m[1].want}, gamma.want, beta.want, mod.want
+	p.b.Norm(&got)
+	p.ref.Norm(&want)
+	ref := p.reference(dst.want)
+	p.near(dst.got, dst.want, func(i int) float64 { return 16 * unit * (math.Abs(float64(ref[i])) + 4) })
+}
+
+func (p *pixels) resample() {
+	r := p.rng
+	s := kernels.Sampling(1 + r.IntN(2))
+	n, h, w, c := 1+r.IntN(2), 2*(1+r.IntN(20)), 2*(1+r.IntN(20)), 1+r.IntN(40)
+	src := p.random([4]int{n, h, w, c})
+	dst, moments := p.put([4]int{n, s.Size(h), s.Size(w), c}, nil), p.put([4]int{n, 1, 2, c}, nil)
+	p.b.Resample(dst.got, src.got, s, moments.got)
+	p.ref.Resample(dst.want, src.want, s, moments.want)
+	p.untouched(src)
+	p.near(dst.got, dst.want, func(int) float64 { return 4 * 4 * unit })
+	p.sameMoments(moments.got, dst.got)
+}

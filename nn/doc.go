@@ -1,0 +1,10 @@
+// Package nn holds the networks: forward passes built for the fused operations of package tensor, with weights read by
+// their upstream names.
+//
+//	f, err := weights.Open("model.safetensors")
+//	net, err := nn.LoadUNet(dev, f.Scope(), config, nn.LoadOptions{})
+//	eps, err := net.Predict(x, []float64{250}, nil)
+//
+// Networks are plain structs of layers, filled once at load: every shape is checked there, so Forward has no decisions
+// left to make. A network belongs to its device's goroutine.
+package nn

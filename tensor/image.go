@@ -1,0 +1,230 @@
+package tensor
+
+import "github.com/spin-native/spin/kernels"
+
+// The pixel-space operations. Each takes its destination; where that is nil a new tensor is made. All return it.
+
+// Term is one summand of Blend: C * Num/Den * X. Num and Den are optional [N,1,1,1] tensors, read on the device.
+type Term struct {
+	X        *Tensor
+	C        float64
+	Num, Den *Tensor
+}
+
+// Blend is a masked sum of up to four terms; see kernels.Blend.
+type Blend struct {
+	Terms []Term
+	Clip  bool    // to [-1, 1]
+	Mask  *Tensor // optional [N or 1,H,W,1 or C]: where it is zero, Else is taken
+	Else  *Tensor // optional; absent means 0
+}
+
+// Blend evaluates b into dst. The result has the shape of dst, or of the first term where dst is nil.
+func (d *Device) Blend(dst *Tensor, b Blend) *Tensor {
+	const op = "tensor.Blend"
+	if len(b.Terms) == 0 || len(b.Terms) > 4 {
+		Fail(op, "%d terms given, expected 1 to 4", len(b.Terms))
+	}
+	if dst == nil {
+		x := b.Terms[0].X
+		dst = d.New(x.N(), x.H(), x.W(), x.C())
+	}
+	k := kernels.Blend{Dst: d.view(op, dst), Clip: b.Clip, Mask: d.view(op, b.Mask), Else: d.view(op, b.Else)}
+	k.Terms = make([]kernels.Term, len(b.Terms))
+	for i, t := range b.Terms {
+		d.repeats(op, dst, t.X, "term")
+		d.scalars(op, dst, t.Num)
+		d.scalars(op, dst, t.Den)
+		if (t.Num == nil) != (t.Den == nil) {
+			Fail(op, "a term has only one of numerator and denominator")
+		}
+		k.Terms[i] = kernels.Term{X: d.view(op, t.X), C: float32(t.C), Num: d.view(op, t.Num), Den: d.view(op, t.Den)}
+	}
+	if b.Mask != nil {
+		d.repeats(op, dst, b.Mask, "mask")
+	}
+	if b.Else != nil {
+		sameShape(op, dst, b.Else, "else")
+	}
+	d.b.Blend(&k)
+	return dst
+}
+
+func (d *Device) repeats(op string, dst, x *Tensor, what string) {
+	if (x.N() != dst.N() && x.N() != 1) || x.H() != dst.H() || x.W() != dst.W() || (x.C() != dst.C() && x.C() != 1) {
+		Fail(op, "%s of shape %v cannot be repeated to %v", what, x, dst)
+	}
+}
+
+func (d *Device) scalars(op string, dst, x *Tensor) {
+	if x != nil && x.Shape() != [4]int{dst.N(), 1, 1, 1} {
+		Fail(op, "per-image scalars have shape %v, expected [%d 1 1 1]", x, dst.N())
+	}
+}
+
+// Dot returns the sum of a*b for each image, [N,1,1,1].
+func (d *Device) Dot(dst, a, b *Tensor) *Tensor {
+	const op = "tensor.Dot"
+	sameShape(op, a, b, "second operand")
+	if dst == nil {
+		dst = d.New(a.N(), 1, 1, 1)
+	}
+	d.scalars(op, a, dst)
+	d.b.Dot(d.view(op, dst), d.view(op, a), d.view(op, b))
+	return dst
+}
+
+// Matrix is a banded matrix on the device, for Separable.
+type Matrix struct {
+	d          *Device
+	m          kernels.PreparedMatrix
+	Rows, Cols int
+}
+
+// Matrix readies a banded matrix.
+func (d *Device) Matrix(m kernels.Matrix) *Matrix {
+	p, err := d.b.PrepareMatrix(m)
+	if err != nil {
+		FailWith("tensor.Matrix", err, "%d x %d matrix", m.Rows, m.Cols)
+	}
+	return &Matrix{d, p, m.Rows, m.Cols}
+}
+
+// Separable describes Alpha * (H x W^T, divided where spectra are given) + Beta * Add; see kernels.Separable.
+type Separable struct {
+	H, W                     *Matrix
+	RowSpectrum, ColSpectrum *Tensor
+	Rho                      float64
+	Alpha                    float64
+	Add                      *Tensor
+	Beta                     float64
+}
+
+// Separable evaluates s on src into dst.
+func (d *Device) Separable(dst, src *Tensor, s Separable) *Tensor {
+	const op = "tensor.Separable"
+	if s.H.d != d || s.W.d != d {
+		Fail(op, "matrices of another device")
+	}
+	if src.H() != s.H.Cols || src.W() != s.W.Cols {
+		Fail(op, "input %v does not fit the matrices %dx%d and %dx%d", src, s.H.Rows, s.H.Cols, s.W.Rows, s.W.Cols)
+	}
+	if dst == nil {
+		dst = d.New(src.N(), s.H.Rows, s.W.Rows, src.C())
+	}
+	if want := [4]int{src.N(), s.H.Rows, s.W.Rows, src.C()}; dst.Shape() != want {
+		Fail(op, "destination has shape %v, expected %v", dst, want)
+	}
+	if s.Add != nil {
+		sameShape(op, dst, s.Add, "addend")
+	}
+	if (s.RowSpectrum == nil) != (s.ColSpectrum == nil) || s.RowSpectrum != nil && (s.RowSpectrum.Len() != s.H.Rows || s.ColSpectrum.Len() != s.W.Rows) {
+		Fail(op, "spectra %v and %v do not fit the result %v", s.RowSpectrum, s.ColSpectrum, dst)
+	}
+	d.b.Separable(&kernels.Separable{
+		Dst: d.view(op, dst), Src: d.view(op, src), H: s.H.m, W: s.W.m,
+		RowSpectrum: d.view(op, s.RowSpectrum), ColSpectrum: d.view(op, s.ColSpectrum),
+		Rho: float32(s.Rho), Alpha: float32(s.Alpha), Add: d.view(op, s.Add), Beta: float32(s.Beta),
+	})
+	return dst
+}
+
+// FilterKernel is a two-dimensional filter on the device.
+type FilterKernel struct {
+	d    *Device
+	k    kernels.PreparedFilter
+	H, W int
+}
+
+// FilterKernel readies an odd-sized filter.
+func (d *Device) FilterKernel(w kernels.FilterWeights) *FilterKernel {
+	k, err := d.b.PrepareFilter(w)
+	if err != nil {
+		FailWith("tensor.FilterKernel", err, "filter of %d x %d", w.H, w.W)
+	}
+	return &FilterKernel{d, k, w.H, w.W}
+}
+
+// Filter describes Alpha * K x + Beta * Add, or with the transpose of K; see kernels.Filter.
+type Filter struct {
+	Kernel  *FilterKernel
+	Adjoint bool
+	Alpha   float64
+	Add     *Tensor
+	Beta    float64
+}
+
+// Filter evaluates f on src into dst.
+func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
+	const op = "tensor.Filter"
+	if f.Kernel.d != d {
+		Fail(op, "filter of another device")
+	}
+	if dst == nil {
+		dst = d.New(src.N(), src.H(), src.W(), src.C())
+	}
+	sameShape(op, src, dst, "destination")
+	if f.Add != nil {
+		sameShape(op, dst, f.Add, "addend")
+	}
+	if dst == src {
+		Fail(op, "destination and source are the same tensor")
+	}
+	d.b.Filter(&kernels.Filter{
+		Dst: d.view(op, dst), Src: d.view(op, src), Kernel: f.Kernel.k, Adjoint: f.Adjoint,
+		Alpha: float32(f.Alpha), Add: d.view(op, f.Add), Beta: float32(f.Beta),
+	})
+	return dst
+}
+
+// Stop freezes an image whose Loss [N,1,1,1] is at or below Limit. A nil Loss means that no image stops.
+type Stop struct {
+	Loss  *Tensor
+	Limit float64
+}
+
+// Accelerate is one step of Nesterov's accelerated gradient; see kernels.Accelerate.
+type Accelerate struct {
+	X, Z, Grad, X0      *Tensor
+	Step, Rho, Momentum float64
+	Stop                Stop
+}
+
+// Accelerate updates X and Z in place.
+func (d *Device) Accelerate(a Accelerate) {
+	const op = "tensor.Accelerate"
+	for _, t := range []*Tensor{a.Z, a.Grad, a.X0} {
+		sameShape(op, a.X, t, "operand")
+	}
+	d.scalars(op, a.X, a.Stop.Loss)
+	d.b.Accelerate(&kernels.Accelerate{
+		X: d.view(op, a.X), Z: d.view(op, a.Z), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
+		Step: float32(a.Step), Rho: float32(a.Rho), Momentum: float32(a.Momentum),
+		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
+	})
+}
+
+// Adam is step T of Adam; see kernels.Adam.
+type Adam struct {
+	X, M, V, Grad, X0 *Tensor
+	Rate, Rho         float64
+	T                 int
+	Stop              Stop
+}
+
+// Adam updates X, M and V in place.
+func (d *Device) Adam(a Adam) {
+	const op = "tensor.Adam"
+	for _, t := range []*Tensor{a.M, a.V, a.Grad, a.X0} {
+		sameShape(op, a.X, t, "operand")
+	}
+	if a.T < 1 {
+		Fail(op, "step %d, expected 1 or more", a.T)
+	}
+	d.scalars(op, a.X, a.Stop.Loss)
+	d.b.Adam(&kernels.Adam{
+		X: d.view(op, a.X), M: d.view(op, a.M), V: d.view(op, a.V), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
+		Rate: float32(a.Rate), Rho: float32(a.Rho), T: a.T,
+		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
+	})
+}

@@ -1,0 +1,167 @@
+package tensor
+
+import "github.com/spin-native/spin/kernels"
+
+// Input is what a convolution reads: one or two tensors side by side by channel, normalised, activated and resampled on
+// the way. The zero values of the fields mean 'as it is', so Input{X: x} is x itself.
+type Input struct {
+	X, Skip  *Tensor // Skip's channels follow X's
+	Affine   *Tensor // scale and offset per image and channel, from GroupNorm
+	Act      kernels.Activation
+	Sampling kernels.Sampling
+}
+
+// SiLU returns the input with SiLU applied on load.
+func (in Input) SiLU() Input { in.Act = kernels.SiLU; return in }
+
+// Resampled returns the input read at another size.
+func (in Input) Resampled(s kernels.Sampling) Input { in.Sampling = s; return in }
+
+func (in Input) channels() int {
+	c := in.X.C()
+	if in.Skip != nil {
+		c += in.Skip.C()
+	}
+	return c
+}
+
+// Epilogue is what a convolution adds to its result.
+type Epilogue struct {
+	Embed    *Tensor // [N,1,1,Cout]
+	Residual *Tensor
+	Sampling kernels.Sampling // of Residual
+	Moments  bool             // gather the moments that a following GroupNorm needs
+}
+
+// Kernel is a prepared convolution.
+type Kernel struct {
+	d *Device
+	k kernels.Conv
+}
+
+// Kernel prepares the weights of a convolution.
+func (d *Device) Kernel(w kernels.ConvWeights) *Kernel {
+	k, err := d.b.PrepareConv(w)
+	if err != nil {
+		FailWith("tensor.Kernel", err, "convolution %d->%d of size %d", w.In, w.Out, w.Size)
+	}
+	return &Kernel{d, k}
+}
+
+// Channels are the kernel's input and output channels.
+func (k *Kernel) Channels() (in, out int) {
+	w := k.k.Weights()
+	return w.In, w.Out
+}
+
+// Conv2D runs a convolution; see kernels.Conv2D for the formula.
+func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
+	const op = "tensor.Conv2D"
+	w := k.k.Weights()
+	if in.channels() != w.In {
+		Fail(op, "input %v (skip %v) has %d channels, the kernel takes %d", in.X, in.Skip, in.channels(), w.In)
+	}
+	if in.Skip != nil && (in.Skip.N() != in.X.N() || in.Skip.H() != in.X.H() || in.Skip.W() != in.X.W()) {
+		Fail(op, "skip has shape %v, expected the images of %v", in.Skip, in.X)
+	}
+	if in.Sampling == kernels.Down2 && (in.X.H()%2 != 0 || in.X.W()%2 != 0) {
+		Fail(op, "input %v cannot be halved: height and width must be even", in.X)
+	}
+	n, h, wd := in.X.N(), w.OutSize(in.Sampling.Size(in.X.H())), w.OutSize(in.Sampling.Size(in.X.W()))
+	if h <= 0 || wd <= 0 {
+		Fail(op, "input %v is smaller than the kernel of size %d", in.X, w.Size)
+	}
+	if in.Affine != nil && in.Affine.Shape() != [4]int{n, 1, 2, w.In} {
+		Fail(op, "normalisation has shape %v, expected [%d 1 2 %d]", in.Affine, n, w.In)
+	}
+	if e.Embed != nil && e.Embed.Shape() != [4]int{n, 1, 1, w.Out} {
+		Fail(op, "embedding has shape %v, expected [%d 1 1 %d]", e.Embed, n, w.Out)
+	}
+	if r := e.Residual; r != nil && ([4]int{r.N(), e.Sampling.Size(r.H()), e.Sampling.Size(r.W()), r.C()} != [4]int{n, h, wd, w.Out} ||
+		e.Sampling == kernels.Down2 && (r.H()%2 != 0 || r.W()%2 != 0)) {
+		Fail(op, "residual of shape %v does not fit the result [%d %d %d %d]", r, n, h, wd, w.Out)
+	}
+	out := d.New(n, h, wd, w.Out)
+	if e.Moments {
+		out.moments = d.New(n, 1, 2, w.Out)
+	}
+	d.b.Conv2D(&kernels.Conv2D{
+		Dst: out.v, Src: [2]kernels.View{d.view(op, in.X), d.view(op, in.Skip)},
+		Affine: d.view(op, in.Affine), Act: in.Act, Sampling: in.Sampling, Kernel: k.k,
+		Embed: d.view(op, e.Embed), Residual: d.view(op, e.Residual), ResidualSampling: e.Sampling,
+		Moments: d.view(op, out.moments),
+	})
+	return out
+}
+
+// Moments returns the tensor's per-channel moments, computing them where the tensor's producer did not.
+func (t *Tensor) Moments() *Tensor {
+	if t.moments == nil || t.moments.freed {
+		t.alive("tensor.Moments")
+		t.moments = t.d.New(t.N(), 1, 2, t.C())
+		t.d.b.Moments(t.moments.v, t.v)
+	}
+	return t.moments
+}
+
+// GroupNorm describes 'x, normalised so' for the convolution that consumes it: group normalisation over [x | skip] with
+// gamma and beta [1,1,1,C], then, where modulate [N,1,1,2C] = (s, b) is given, h*(1+s) + b. skip and modulate may be nil.
+func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32, modulate *Tensor) Input {
+	const op = "tensor.GroupNorm"
+	in := Input{X: x, Skip: skip}
+	c := in.channels()
+	if groups <= 0 || c%groups != 0 {
+		Fail(op, "%d channels do not divide into %d groups", c, groups)
+	}
+	if gamma.Shape() != [4]int{1, 1, 1, c} || beta.Shape() != gamma.Shape() {
+		Fail(op, "gamma %v and beta %v given for %d channels", gamma, beta, c)
+	}
+	if modulate != nil && modulate.Shape() != [4]int{x.N(), 1, 1, 2 * c} {
+		Fail(op, "modulation has shape %v, expected [%d 1 1 %d]", modulate, x.N(), 2*c)
+	}
+	moments := [2]kernels.View{d.view(op, x.Moments())}
+	if skip != nil {
+		moments[1] = d.view(op, skip.Moments())
+	}
+	in.Affine = d.New(x.N(), 1, 2, c)
+	d.b.Norm(&kernels.Norm{
+		Dst: in.Affine.v, Moments: moments, Pixels: x.H() * x.W(), Groups: groups, Eps: eps,
+		Gamma: d.view(op, gamma), Beta: d.view(op, beta), Modulate: d.view(op, modulate),
+	})
+	return in
+}
+
+// Heads says where the heads of a query, key or value lie inside a tensor's channels.
+type Heads struct {
+	X           *Tensor
+	First, Step int
+}
+
+// Attention runs multi-head attention over the pixels of q (queries) and of k and v; see kernels.Attention.
+func (d *Device) Attention(q, k, v Heads, heads, dim int, scale float32) *Tensor {
+	const op = "tensor.Attention"
+	for _, h := range []Heads{q, k, v} {
+		if h.First < 0 || h.Step < 0 || h.First+(heads-1)*h.Step+dim > h.X.C() {
+			Fail(op, "%d heads of %d channels do not lie inside %v (first %d, step %d)", heads, dim, h.X, h.First, h.Step)
+		}
+	}
+	if k.X.N() != q.X.N() || v.X.N() != q.X.N() || k.X.H()*k.X.W() != v.X.H()*v.X.W() {
+		Fail(op, "query %v, key %v and value %v do not fit together", q.X, k.X, v.X)
+	}
+	out := d.New(q.X.N(), q.X.H(), q.X.W(), heads*dim)
+	view := func(h Heads) kernels.Heads { return kernels.Heads{View: d.view(op, h.X), First: h.First, Step: h.Step} }
+	d.b.Attention(&kernels.Attention{Dst: out.v, Q: view(q), K: view(k), V: view(v), Heads: heads, Dim: dim, Scale: scale})
+	return out
+}
+
+// Resample returns the tensor at twice (nearest) or half (2x2 mean) its size, with its moments.
+func (t *Tensor) Resample(s kernels.Sampling) *Tensor {
+	const op = "tensor.Resample"
+	if s == kernels.Down2 && (t.H()%2 != 0 || t.W()%2 != 0) {
+		Fail(op, "%v cannot be halved: height and width must be even", t)
+	}
+	out := t.d.New(t.N(), s.Size(t.H()), s.Size(t.W()), t.C())
+	out.moments = t.d.New(t.N(), 1, 2, t.C())
+	t.d.b.Resample(out.v, t.d.view(op, t), s, out.moments.v)
+	return out
+}

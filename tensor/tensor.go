@@ -1,0 +1,101 @@
+package tensor
+
+import (
+	"fmt"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// Tensor is a dense float32 NHWC array on a device.
+type Tensor struct {
+	d       *Device
+	v       kernels.View
+	moments *Tensor // per-channel moments, where the operation that made the tensor gathered them
+	freed   bool
+}
+
+// Device returns the device that holds the tensor.
+func (t *Tensor) Device() *Device { return t.d }
+
+// N, H, W and C are the sizes: images, rows, columns, channels.
+func (t *Tensor) N() int { return t.v.N }
+func (t *Tensor) H() int { return t.v.H }
+func (t *Tensor) W() int { return t.v.W }
+func (t *Tensor) C() int { return t.v.C }
+
+// Len is the number of elements.
+func (t *Tensor) Len() int { return t.v.Len() }
+
+// Shape is [N H W C].
+func (t *Tensor) Shape() [4]int { return [4]int{t.v.N, t.v.H, t.v.W, t.v.C} }
+
+func (t *Tensor) String() string { return fmt.Sprint(t.Shape()) }
+
+// Set overwrites the contents.
+func (t *Tensor) Set(src []float32) {
+	if len(src) != t.Len() {
+		Fail("tensor.Set", "%d values given for a tensor of shape %v", len(src), t)
+	}
+	t.alive("tensor.Set")
+	t.d.b.Upload(t.v, src)
+}
+
+// SetImage overwrites image n alone.
+func (t *Tensor) SetImage(n int, src []float32) {
+	v := t.v.Image(n)
+	if len(src) != v.Len() || n < 0 || n >= t.v.N {
+		Fail("tensor.SetImage", "%d values given for image %d of a tensor of shape %v", len(src), n, t)
+	}
+	t.alive("tensor.SetImage")
+	t.d.b.Upload(v, src)
+}
+
+// Floats waits for the device and returns a copy of the contents.
+func (t *Tensor) Floats() ([]float32, error) {
+	t.alive("tensor.Floats")
+	dst := make([]float32, t.Len())
+	return dst, t.d.b.Download(dst, t.v)
+}
+
+// Free gives the memory back to the pool at once.
+func (t *Tensor) Free() {
+	t.alive("tensor.Free")
+	t.release()
+}
+
+func (t *Tensor) release() {
+	if t.freed {
+		return
+	}
+	t.freed = true
+	n := t.v.Buf.Len()
+	t.d.free[n] = append(t.d.free[n], t.v.Buf)
+	t.d.stats.Live -= 4 * int64(n)
+	if t.moments != nil {
+		t.moments.release()
+	}
+}
+
+func (t *Tensor) alive(op string) {
+	if t.freed {
+		Fail(op, "tensor of shape %v was freed before", t)
+	}
+}
+
+// view checks that an operand belongs to the device and is alive. A nil tensor is an absent operand.
+func (d *Device) view(op string, t *Tensor) kernels.View {
+	if t == nil {
+		return kernels.View{}
+	}
+	if t.d != d {
+		Fail(op, "operand of shape %v lives on device %s, the operation runs on %s", t, t.d.Name(), d.Name())
+	}
+	t.alive(op)
+	return t.v
+}
+
+func sameShape(op string, a, b *Tensor, what string) {
+	if a.Shape() != b.Shape() {
+		Fail(op, "%s has shape %v, expected %v", what, b, a)
+	}
+}

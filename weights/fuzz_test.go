@@ -1,0 +1,85 @@
+package weights
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// FuzzHeader checks what must hold for every input: an ordinary *FormatError, or a file whose tensors cover the data
+// and that survives being written and read again. The corpus is what lies in testdata, and testdata/fuzz.
+func FuzzHeader(f *testing.F) {
+	for _, pattern := range []string{"testdata/malformed/*.safetensors", "testdata/formats/*.safetensors"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			f.Fatal("no corpus", err)
+		}
+		for _, name := range files {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(b)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := OpenBytes("fuzz", b)
+		if err != nil {
+			var format *FormatError
+			if !errors.As(err, &format) {
+				t.Fatalf("error of type %T: %v", err, err)
+			}
+			return
+		}
+		var list []Tensor
+		covered := 0
+		for _, name := range file.Names() {
+			tt, ok := file.Tensor(name)
+			if !ok {
+				t.Fatalf("%q is listed and not found", name)
+			}
+			if err := tt.check(); err != nil {
+				t.Fatal(err)
+			}
+			if tt.DType.Float() {
+				if v, err := tt.Floats(); err != nil || len(v) != tt.Len() {
+					t.Fatal(len(v), err)
+				}
+			} else {
+				tt.Ints() // may refuse a value
+			}
+			covered += len(tt.Data)
+			list = append(list, tt)
+		}
+		if !isZstd(b) && covered > len(b)-10 {
+			t.Fatalf("%d bytes of tensors in a file of %d", covered, len(b))
+		}
+		file.Info() // may refuse
+
+		var first, second bytes.Buffer
+		if err := Encode(&first, list, file.Metadata()); err != nil {
+			t.Fatal(err)
+		}
+		again, err := OpenBytes("again", first.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = list[:0]
+		for _, name := range again.Names() {
+			a, _ := again.Tensor(name)
+			b, ok := file.Tensor(name)
+			if !ok || !bytes.Equal(a.Data, b.Data) || a.DType != b.DType {
+				t.Fatalf("%q was changed by writing", name)
+			}
+			list = append(list, a)
+		}
+		if err := Encode(&second, list, again.Metadata()); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(first.Bytes(), second.Bytes()) {
+			t.Fatal("writing is not deterministic")
+		}
+	})
+}

@@ -1,0 +1,73 @@
+package weights
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// Scope is a place in the tree of names. Its methods panic with *tensor.Error, so that a network is built without an
+// error check per tensor; tensor.Catch turns that into an error at the loader's edge.
+type Scope struct {
+	f      *File
+	prefix string // "" or ends with '.'
+}
+
+// Scope is the root of the names.
+func (f *File) Scope() *Scope { return &Scope{f: f} }
+
+// At goes down: s.At("input_blocks", 3, 0) is what begins with "input_blocks.3.0.".
+func (s *Scope) At(parts ...any) *Scope {
+	var b strings.Builder
+	b.WriteString(s.prefix)
+	for _, p := range parts {
+		fmt.Fprint(&b, p)
+		b.WriteByte('.')
+	}
+	return &Scope{f: s.f, prefix: b.String()}
+}
+
+// Path is the full name of a tensor in the scope.
+func (s *Scope) Path(name string) string { return s.prefix + name }
+
+// Has reports whether the scope holds the tensor.
+func (s *Scope) Has(name string) bool {
+	_, ok := s.f.Tensor(s.Path(name))
+	return ok
+}
+
+// Shape returns the shape of a tensor, if the scope holds it.
+func (s *Scope) Shape(name string) ([]int, bool) {
+	t, ok := s.f.Tensor(s.Path(name))
+	return slices.Clone(t.Shape), ok
+}
+
+// Floats returns a copy of the tensor's values and marks it as read. It panics with *tensor.Error if the tensor is
+// missing (matching ErrMissing), has another shape or type, or holds a NaN or an infinity.
+func (s *Scope) Floats(name string, shape ...int) []float32 {
+	const op = "weights.Floats"
+	path := s.Path(name)
+	t, ok := s.f.Tensor(path)
+	if !ok {
+		tensor.FailWith(op, ErrMissing, "%s: %s is missing, expected with shape %v", s.f.path, quote(path), shape)
+	}
+	if !slices.Equal(t.Shape, shape) {
+		tensor.Fail(op, "%s: %s has shape %v, expected %v", s.f.path, quote(path), t.Shape, shape)
+	}
+	values, err := t.Floats()
+	if err != nil {
+		tensor.FailWith(op, err, "%s: %s cannot be read", s.f.path, quote(path))
+	}
+	if i := notFinite(values); i >= 0 {
+		tensor.Fail(op, "%s: %s holds %v at index %d: the file is damaged or its training went wrong", s.f.path, quote(path), values[i], i)
+	}
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if s.f.read == nil {
+		s.f.read = map[string]bool{}
+	}
+	s.f.read[path] = true
+	return values
+}

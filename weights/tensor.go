@@ -1,0 +1,206 @@
+package weights
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"github.com/x448/float16"
+)
+
+// Tensor is one array of a file, or one to be written. Data is little-endian, C order, and read-only where it comes from
+// a File.
+type Tensor struct {
+	Name  string
+	DType DType
+	Shape []int
+	Data  []byte
+
+	src *source // nil for data in memory
+}
+
+// Len is the number of elements.
+func (t Tensor) Len() int {
+	if size := t.DType.Size(); size > 0 {
+		return len(t.Data) / size
+	}
+	return 0
+}
+
+// check proves that the data is what dtype and shape say.
+func (t Tensor) check() error {
+	if t.DType.Size() == 0 {
+		return fmt.Errorf("weights: tensor %s: unknown dtype %q", quote(t.Name), t.DType)
+	}
+	if n, ok := byteSize(t.DType, t.Shape); !ok || n != int64(len(t.Data)) {
+		return fmt.Errorf("weights: tensor %s: %d bytes of data do not fit shape %v of %s", quote(t.Name), len(t.Data), t.Shape, t.DType)
+	}
+	return nil
+}
+
+// Floats returns a copy of the values of an F32, F16, BF16 or F64 tensor, which outlives the file. F64 is rounded. NaN
+// and infinities pass; Scope.Floats refuses them.
+func (t Tensor) Floats() ([]float32, error) {
+	if !t.DType.Float() {
+		return nil, fmt.Errorf("weights: tensor %s has dtype %s, expected F32, F16, BF16 or F64", quote(t.Name), t.DType)
+	}
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	out := make([]float32, t.Len())
+	err := t.src.guard(func() error {
+		decode(out, t.Data, t.DType)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// decode converts by whole tensors; src may have any alignment.
+func decode(dst []float32, src []byte, d DType) {
+	switch d {
+	case F32:
+		if len(dst) > 0 && littleEndian {
+			copy(unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), 4*len(dst)), src)
+			return
+		}
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case F16:
+		for i := range dst {
+			dst[i] = fromHalf(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	case BF16:
+		for i := range dst {
+			dst[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case F64:
+		for i := range dst {
+			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
+		}
+	}
+}
+
+var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
+
+// fromHalf is float16.Frombits(h).Float32() without branches on the common path: the exponent is moved into place and
+// corrected by a product with 2^112, which makes normal numbers of the subnormal ones too.
+func fromHalf(h uint16) float32 {
+	sign := uint32(h&0x8000) << 16
+	rest := uint32(h&0x7fff) << 13
+	if rest >= 0x0f800000 { // exponent all ones: infinity or NaN, the latter made quiet
+		rest |= 0x7f800000
+		if rest&0x007fffff != 0 {
+			rest |= 0x00400000
+		}
+		return math.Float32frombits(sign | rest)
+	}
+	return math.Float32frombits(sign | math.Float32bits(math.Float32frombits(rest)*0x1p112))
+}
+
+// Ints returns a copy of the values of an integer or BOOL tensor.
+func (t Tensor) Ints() ([]int64, error) {
+	le := binary.LittleEndian
+	var get func(b []byte) int64
+	switch t.DType {
+	case BOOL, U8:
+		get = func(b []byte) int64 { return int64(b[0]) }
+	case I8:
+		get = func(b []byte) int64 { return int64(int8(b[0])) }
+	case U16:
+		get = func(b []byte) int64 { return int64(le.Uint16(b)) }
+	case I16:
+		get = func(b []byte) int64 { return int64(int16(le.Uint16(b))) }
+	case U32:
+		get = func(b []byte) int64 { return int64(le.Uint32(b)) }
+	case I32:
+		get = func(b []byte) int64 { return int64(int32(le.Uint32(b))) }
+	case I64, U64:
+		get = func(b []byte) int64 { return int64(le.Uint64(b)) }
+	default:
+		return nil, fmt.Errorf("weights: tensor %s has dtype %s, expected an integer type or BOOL", quote(t.Name), t.DType)
+	}
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	out, size := make([]int64, t.Len()), t.DType.Size()
+	err := t.src.guard(func() error {
+		for i := range out {
+			out[i] = get(t.Data[i*size:])
+			if t.DType == U64 && out[i] < 0 || t.DType == BOOL && out[i] > 1 {
+				return fmt.Errorf("weights: tensor %s: element %d is out of range", quote(t.Name), i)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// To returns the tensor as F32, F16 or BF16, rounded to nearest, ties to even. A finite value that would become infinite
+// is an error. A tensor that has the type already is returned as it is, data shared.
+func (t Tensor) To(d DType) (Tensor, error) {
+	if t.DType == d {
+		return t, t.check()
+	}
+	if d != F32 && d != F16 && d != BF16 {
+		return Tensor{}, fmt.Errorf("weights: tensor %s: cannot convert to %s, only to F32, F16 or BF16", quote(t.Name), d)
+	}
+	values, err := t.Floats()
+	if err != nil {
+		return Tensor{}, err
+	}
+	out := Tensor{Name: t.Name, DType: d, Shape: t.Shape, Data: make([]byte, d.Size()*len(values))}
+	le := binary.LittleEndian
+	for i, v := range values {
+		finite := math.Float32bits(v)&exponent32 != exponent32
+		switch d {
+		case F32:
+			le.PutUint32(out.Data[4*i:], math.Float32bits(v))
+		case F16:
+			h := float16.Fromfloat32(v)
+			if finite && !h.IsFinite() {
+				return Tensor{}, overflow(t, d, i, v)
+			}
+			le.PutUint16(out.Data[2*i:], h.Bits())
+		case BF16:
+			h := toBrain(v)
+			if finite && h&0x7f80 == 0x7f80 {
+				return Tensor{}, overflow(t, d, i, v)
+			}
+			le.PutUint16(out.Data[2*i:], h)
+		}
+	}
+	return out, nil
+}
+
+const exponent32 = 0x7f800000
+
+func overflow(t Tensor, d DType, i int, v float32) error {
+	return fmt.Errorf("weights: tensor %s: element %d is %g, too large for %s", quote(t.Name), i, v, d)
+}
+
+// toBrain rounds to bfloat16, ties to even, and keeps a NaN a NaN.
+func toBrain(v float32) uint16 {
+	b := math.Float32bits(v)
+	if b&0x7fffffff > exponent32 {
+		return uint16(b>>16) | 0x0040
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
+// notFinite returns the index of the first NaN or infinity, or -1.
+func notFinite(values []float32) int {
+	for i, v := range values {
+		if math.Float32bits(v)&exponent32 == exponent32 {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,137 @@
+package weights
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/x448/float16"
+)
+
+func floats(name string, shape []int, values ...float32) Tensor {
+	t := Tensor{Name: name, DType: F32, Shape: shape}
+	for _, v := range values {
+		t.Data = binary.LittleEndian.AppendUint32(t.Data, math.Float32bits(v))
+	}
+	return t
+}
+
+func TestEveryHalf(t *testing.T) {
+	in := Tensor{Name: "h", DType: F16, Shape: []int{1 << 16}}
+	for i := range 1 << 16 {
+		in.Data = binary.LittleEndian.AppendUint16(in.Data, uint16(i))
+	}
+	got, err := in.Floats()
+	require.NoError(t, err)
+	for i, v := range got {
+		if want := float16.Frombits(uint16(i)).Float32(); math.Float32bits(v) != math.Float32bits(want) {
+			t.Fatalf("half %04x is %g, expected %g", i, v, want)
+		}
+	}
+	// And back: every value that is not a NaN is exact.
+	wide, err := in.To(F32)
+	require.NoError(t, err)
+	back, err := wide.To(F16)
+	require.NoError(t, err)
+	for i := range 1 << 16 {
+		if h := binary.LittleEndian.Uint16(back.Data[2*i:]); int(h) != i && i&0x7fff <= 0x7c00 {
+			t.Fatalf("half %04x came back as %04x", i, h)
+		}
+	}
+	in.DType = BF16
+	if got, err = in.Floats(); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		if math.Float32bits(v) != uint32(i)<<16 {
+			t.Fatalf("bfloat16 %04x is %g", i, v)
+		}
+	}
+}
+
+func TestRounding(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, c := range []struct {
+		v     float32
+		f16   uint16
+		brain uint16
+	}{
+		{0, 0, 0},
+		{1, 0x3c00, 0x3f80},
+		{-2, 0xc000, 0xc000},
+		{1 + 0x1p-11, 0x3c00, 0x3f80},           // half way for F16: to even, down
+		{1 + 3*0x1p-11, 0x3c02, 0x3f80},         // half way: to even, up
+		{1 + 0x1p-11 + 0x1p-20, 0x3c01, 0x3f80}, // above half way
+		{1 + 0x1p-8, 0x3c04, 0x3f80},            // half way for BF16: to even, down
+		{1 + 3*0x1p-8, 0x3c0c, 0x3f82},          // half way: to even, up
+		{1 + 0x1p-8 + 0x1p-20, 0x3c04, 0x3f81},
+		{65504, 0x7bff, 0x4780},
+		{65519.99, 0x7bff, 0x4780},
+		{0x1p-24, 0x0001, 0x3380},
+		{0x1p-25, 0x0000, 0x3300}, // half the least F16: to even, zero
+		{-0x1p-14, 0x8400, 0xb880},
+		{inf, 0x7c00, 0x7f80},
+	} {
+		in := floats("x", []int{1}, c.v)
+		h, err := in.To(F16)
+		require.NoError(t, err)
+		require.Equal(t, c.f16, binary.LittleEndian.Uint16(h.Data), "F16 of %g", c.v)
+		b, err := in.To(BF16)
+		require.NoError(t, err)
+		require.Equal(t, c.brain, binary.LittleEndian.Uint16(b.Data), "BF16 of %g", c.v)
+	}
+	for _, nan := range []uint32{0x7f800001, 0x7fc00000, 0xffffffff} {
+		b, err := floats("x", []int{1}, math.Float32frombits(nan)).To(BF16)
+		require.NoError(t, err)
+		v, err := b.Floats()
+		require.NoError(t, err)
+		require.True(t, v[0] != v[0])
+	}
+}
+
+func TestConversionErrors(t *testing.T) {
+	_, err := floats("big", []int{2}, 1, 65520).To(F16)
+	require.EqualError(t, err, `weights: tensor "big": element 1 is 65520, too large for F16`)
+	_, err = floats("big", []int{1}, -math.MaxFloat32).To(BF16)
+	require.ErrorContains(t, err, "too large for BF16")
+	_, err = floats("x", []int{1}, 1).To(I8)
+	require.ErrorContains(t, err, "cannot convert to I8")
+	_, err = Tensor{Name: "i", DType: I64, Shape: []int{1}, Data: make([]byte, 8)}.To(F32)
+	require.ErrorContains(t, err, "dtype I64")
+	_, err = floats("x", []int{1}, 1).Ints()
+	require.ErrorContains(t, err, "expected an integer type")
+	_, err = floats("x", []int{2}, 1).Floats()
+	require.ErrorContains(t, err, "4 bytes of data do not fit shape [2] of F32")
+	_, err = floats("x", []int{2}, 1).To(F32)
+	require.ErrorContains(t, err, "do not fit")
+	_, err = Tensor{Name: "b", DType: BOOL, Shape: []int{1}, Data: []byte{2}}.Ints()
+	require.ErrorContains(t, err, "out of range")
+	_, err = Tensor{Name: "u", DType: U64, Shape: []int{1}, Data: []byte{0, 0, 0, 0, 0, 0, 0, 0x80}}.Ints()
+	require.ErrorContains(t, err, "out of range")
+	_, err = Tensor{Name: "u", DType: U64, Shape: []int{2}, Data: make([]byte, 8)}.Ints()
+	require.ErrorContains(t, err, "do not fit")
+
+	v, err := Tensor{Name: "u", DType: U16, Shape: []int{1}, Data: []byte{0xff, 0xff}}.Ints()
+	require.NoError(t, err)
+	require.Equal(t, []int64{65535}, v)
+	v, err = Tensor{Name: "u", DType: U32, Shape: []int{1}, Data: []byte{0xff, 0xff, 0xff, 0xff}}.Ints()
+	require.NoError(t, err)
+	require.Equal(t, []int64{1<<32 - 1}, v)
+}
+
+func BenchmarkFloats(b *testing.B) {
+	const n = 1 << 20
+	for _, d := range []DType{F32, F16, BF16, F64} {
+		b.Run(fmt.Sprintf("dtype=%s", d), func(b *testing.B) {
+			t := Tensor{Name: "x", DType: d, Shape: []int{n}, Data: make([]byte, n*d.Size())}
+			b.SetBytes(4 * n)
+			for b.Loop() {
+				if _, err := t.Floats(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
