@@ -79,6 +79,16 @@ func plan(tensors []Tensor, metadata map[string]string) ([]Tensor, []byte, error
 		return nil, nil, fmt.Errorf("weights: %d tensors and %d metadata entries, at most %d and %d can be read back",
 			len(tensors), len(metadata), maxTensors, maxMetadata)
 	}
+	text := 0 // in the header, which is only built if it can be read back
+	for k, v := range metadata {
+		text += len(k) + len(v)
+	}
+	for _, t := range tensors {
+		text += len(t.Name)
+	}
+	if text > maxHeader {
+		return nil, nil, headerTooLong(text)
+	}
 	names := map[string]bool{}
 	for _, t := range tensors {
 		switch {
@@ -104,28 +114,28 @@ func plan(tensors []Tensor, metadata map[string]string) ([]Tensor, []byte, error
 			h = append(h, ',')
 		}
 	}
-	text := func(s string) { // marshalling a string cannot fail
+	quoted := func(s string) { // marshalling a string cannot fail
 		b, _ := json.Marshal(s)
 		h = append(h, b...)
 	}
 	if len(metadata) > 0 {
-		text(metadataKey)
+		quoted(metadataKey)
 		h = append(h, ':', '{')
 		for _, k := range slices.Sorted(maps.Keys(metadata)) {
 			if !utf8.ValidString(k) || !utf8.ValidString(metadata[k]) {
 				return nil, nil, fmt.Errorf("weights: metadata %s is not valid UTF-8", quote(k))
 			}
 			comma()
-			text(k)
+			quoted(k)
 			h = append(h, ':')
-			text(metadata[k])
+			quoted(metadata[k])
 		}
 		h = append(h, '}')
 	}
 	at := 0
 	for _, t := range list {
 		comma()
-		text(t.Name)
+		quoted(t.Name)
 		shape, _ := json.Marshal(append([]int{}, t.Shape...))
 		h = fmt.Appendf(h, `:{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}`, t.DType, shape, at, at+len(t.Data))
 		at += len(t.Data)
@@ -135,8 +145,12 @@ func plan(tensors []Tensor, metadata map[string]string) ([]Tensor, []byte, error
 		h = append(h, ' ')
 	}
 	if len(h)-8 > maxHeader {
-		return nil, nil, fmt.Errorf("weights: the header has %d bytes, at most %d are allowed", len(h)-8, maxHeader)
+		return nil, nil, headerTooLong(len(h) - 8)
 	}
 	binary.LittleEndian.PutUint64(h, uint64(len(h)-8))
 	return list, h, nil
+}
+
+func headerTooLong(n int) error {
+	return fmt.Errorf("weights: the header has %d bytes, at most %d are allowed", n, maxHeader)
 }

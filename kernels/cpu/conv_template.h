@@ -18,9 +18,8 @@ typedef struct {
 } run;
 
 INL void tile(const int mr, const int nv, const run *r, int runs, long x, const float *b, vf acc[MR][2]) {
-	_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
-		_Pragma("GCC unroll 2") for (int j = 0; j < nv; j++) acc[i][j] = (vf){0};
-	}
+	vf s[MR][2]; // of its own: sums behind a pointer would be stored on every step
+	_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) s[i][0] = s[i][1] = (vf){0};
 	for (int n = 0; n < runs; n++) {
 		const long lda = r[n].lda;
 		const float *a = r[n].a + x * lda;
@@ -28,11 +27,12 @@ INL void tile(const int mr, const int nv, const run *r, int runs, long x, const 
 			vf b0 = load(b), b1 = nv > 1 ? load(b + LANES) : b0;
 			_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
 				vf v = splat(a[i * lda]);
-				acc[i][0] += v * b0;
-				if (nv > 1) acc[i][1] += v * b1;
+				s[i][0] += v * b0;
+				if (nv > 1) s[i][1] += v * b1;
 			}
 		}
 	}
+	_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = s[i][0], acc[i][1] = s[i][1];
 }
 
 // tile_any is tile for m <= MR pixels: each size has code of its own, so that the tile stays in registers.
