@@ -149,6 +149,10 @@ func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []
 	switch c.Kind {
 	case "guided_diffusion_unet":
 		return c.unet(d, weights)
+	case "operator":
+		return c.operatorCase(d)
+	case "operators_photo":
+		return c.photoCase(d)
 	}
 	return nil, nil, fmt.Errorf("%s: cases of kind %q are %w", c.Name, c.Kind, ErrUnsupported)
 }

@@ -1,0 +1,182 @@
+package parity
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+)
+
+// operator builds the named measurement operator for images of h x w; arrays are read under the given prefix.
+func (c *Case) operator(d *tensor.Device, name, prefix string, h, w int) (solver.Operator, error) {
+	switch name {
+	case "inpaint_box", "inpaint_random", "inpaint_half_right":
+		known, _, err := c.Array(prefix + "mask")
+		if err != nil {
+			return nil, err
+		}
+		gray := make([]uint8, len(known))
+		for i, k := range known {
+			if k == 0 {
+				gray[i] = 255
+			}
+		}
+		m, err := solver.PictureMask(h, w, gray, false)
+		if err != nil {
+			return nil, err
+		}
+		return solver.NewInpaint(d, m)
+	case "sr4":
+		return solver.NewDownsample(d, h, w, 4)
+	case "sr16":
+		return solver.NewDownsample(d, h, w, 16)
+	case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
+		k, s, err := c.Array(prefix + "kernel")
+		if err != nil {
+			return nil, err
+		}
+		kernel, err := solver.NewKernel(s[0], s[1], k)
+		if err != nil {
+			return nil, err
+		}
+		return solver.NewBlur(d, h, w, kernel)
+	}
+	return nil, fmt.Errorf("operator %q is %w", name, ErrUnsupported)
+}
+
+// planar downloads a tensor in the layout of the cases.
+func planar(x *tensor.Tensor) (Array, error) {
+	data, err := x.Floats()
+	return Array{NCHW(data, x.N(), x.H(), x.W(), x.C()), []int{x.N(), x.C(), x.H(), x.W()}}, err
+}
+
+// gradient is that of 1/2 |A(x)-y0|^2.
+func gradient(op solver.Operator, x, ax, y0 *tensor.Tensor) *tensor.Tensor {
+	r := x.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: ax, C: 1}, {X: y0, C: -1}}})
+	return op.VJP(x, r)
+}
+
+// operatorCase computes y = A(x), the gradient at x for the measurement y0, and the transposed Jacobian on v.
+func (c *Case) operatorCase(d *tensor.Device) (results []Result, saved []Saved, err error) {
+	defer tensor.Catch(&err)
+	defer d.Tidy()()
+	var head struct {
+		Operator string `json:"operator"`
+	}
+	if err := json.Unmarshal(c.raw, &head); err != nil {
+		return nil, nil, err
+	}
+	var in [3]*tensor.Tensor
+	for i, name := range []string{"x", "y0", "v"} {
+		if in[i], err = c.Input(d, name); err != nil {
+			return nil, nil, err
+		}
+	}
+	x, y0, v := in[0], in[1], in[2]
+	op, err := c.operator(d, head.Operator, "", x.H(), x.W())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	out := Saved{}
+	y := op.Apply(x)
+	for name, t := range map[string]*tensor.Tensor{"y": y, "grad": gradient(op, x, y, y0), "vjp": op.VJP(x, v)} {
+		if out[name], err = planar(t); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, name := range []string{"y", "grad", "vjp"} {
+		want, _, err := c.Array(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		r := Result{Array: name, Limit: c.Tolerance[name]}
+		r.MaxAbs, r.RelL2 = Compare(out[name].Data, want)
+		results = append(results, r)
+	}
+	return results, []Saved{out}, nil
+}
+
+// photoCase runs several operators on one photo; the expected arrays are thinned out, and sums of squares are given.
+func (c *Case) photoCase(d *tensor.Device) (results []Result, saved []Saved, err error) {
+	defer tensor.Catch(&err)
+	var head struct {
+		Stride    int `json:"stride"`
+		Operators []struct {
+			Name string `json:"name"`
+			Y    struct {
+				SumSq float64 `json:"sum_sq"`
+			} `json:"y"`
+			Grad struct {
+				SumSq float64 `json:"sum_sq"`
+			} `json:"grad"`
+			Tolerance struct {
+				Y     Tolerance `json:"y"`
+				Grad  Tolerance `json:"grad"`
+				SumSq float64   `json:"sum_sq_relative"`
+			} `json:"tolerance"`
+		} `json:"operators"`
+	}
+	if err := json.Unmarshal(c.raw, &head); err != nil {
+		return nil, nil, err
+	}
+	photo, s, err := c.Array("x_u8")
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(s) != 4 || head.Stride < 1 {
+		return nil, nil, fmt.Errorf("%s: photo of shape %v, stride %d", c.Name, s, head.Stride)
+	}
+	h, w, ch := s[2], s[3], s[1]
+	pixels := NHWC(photo, 1, ch, h, w)
+	turned := make([]float32, len(pixels)) // mirrored left to right
+	for i := range pixels {
+		pixels[i] = pixels[i]/127.5 - 1
+	}
+	for p := range h * w {
+		copy(turned[(p/w*w+w-1-p%w)*ch:][:ch], pixels[p*ch:][:ch])
+	}
+	out := Saved{}
+	for _, o := range head.Operators {
+		done := d.Tidy()
+		x, other := d.From(pixels, 1, h, w, ch), d.From(turned, 1, h, w, ch)
+		op, err := c.operator(d, o.Name, o.Name+".", h, w)
+		if err != nil {
+			results = append(results, Result{Array: o.Name, Skipped: err.Error()})
+			done()
+			continue
+		}
+		y := op.Apply(x)
+		for _, part := range []struct {
+			name  string
+			t     *tensor.Tensor
+			limit Tolerance
+			sum   float64
+		}{{"y", y, o.Tolerance.Y, o.Y.SumSq}, {"grad", gradient(op, x, y, op.Apply(other)), o.Tolerance.Grad, o.Grad.SumSq}} {
+			full, err := planar(part.t)
+			if err != nil {
+				return nil, nil, err
+			}
+			name := o.Name + "." + part.name
+			var thin []float32
+			var sum float64
+			for i, v := range full.Data {
+				if i%head.Stride == 0 {
+					thin = append(thin, v)
+				}
+				sum += float64(v) * float64(v)
+			}
+			want, _, err := c.Array(name + "_sampled")
+			if err != nil {
+				return nil, nil, err
+			}
+			out[name+"_sampled"] = Array{thin, []int{len(thin)}}
+			r := Result{Array: name + "_sampled", Limit: part.limit}
+			r.MaxAbs, r.RelL2 = Compare(thin, want)
+			results = append(results, r, Result{Array: name + " (sum of squares)", RelL2: math.Abs(sum/part.sum - 1), Limit: Tolerance{RelL2: o.Tolerance.SumSq}})
+		}
+		done()
+	}
+	return results, []Saved{out}, nil
+}

@@ -1,0 +1,104 @@
+package parity_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/internal/parity"
+	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+)
+
+func device(t *testing.T) *tensor.Device {
+	b, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	d := tensor.NewDevice(b)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+// TestOperators runs every operator case that this version supports.
+func TestOperators(t *testing.T) {
+	shared := testkit.Shared(t, "fixtures")
+	d := device(t)
+	ran := 0
+	for _, pattern := range []string{"op_*", "ops_*"} {
+		dirs, err := filepath.Glob(filepath.Join(shared, pattern))
+		require.NoError(t, err)
+		for _, dir := range dirs {
+			c, err := parity.Load(dir)
+			require.NoError(t, err)
+			results, _, err := c.Run(d, "")
+			require.NoError(t, c.Close())
+			if errors.Is(err, parity.ErrUnsupported) {
+				continue
+			}
+			require.NoError(t, err)
+			ran++
+			for _, r := range results {
+				require.True(t, r.OK(), "%s: %+v", c.Name, r)
+			}
+		}
+	}
+	require.GreaterOrEqual(t, ran, 8)
+}
+
+// TestDeparture: a wrong weight is found, and saved arrays are those that were compared.
+func TestDeparture(t *testing.T) {
+	d := device(t)
+	dir := testkit.Testdata("gd_class_cond")
+	c, err := parity.Load(dir)
+	require.NoError(t, err)
+	defer c.Close()
+
+	f, err := weights.Open(filepath.Join(dir, "model.safetensors"))
+	require.NoError(t, err)
+	defer f.Close()
+	var list []weights.Tensor
+	for _, name := range f.Names() {
+		x, _ := f.Tensor(name)
+		if name == "middle_block.0.out_layers.3.weight" {
+			x.Data = append([]byte(nil), x.Data...)
+			for i := range 64 {
+				x.Data[2*i+1] ^= 0x80 // the signs of 64 weights
+			}
+		}
+		list = append(list, x)
+	}
+	wrong := filepath.Join(t.TempDir(), "wrong.safetensors")
+	require.NoError(t, weights.Write(wrong, list, nil))
+	results, saved, err := c.Run(d, wrong)
+	require.NoError(t, err)
+	require.Len(t, saved, 1)
+	require.False(t, results[0].OK(), "%+v", results[0])
+
+	path := filepath.Join(t.TempDir(), "case", "0.safetensors")
+	require.NoError(t, saved[0].Write(path))
+	back, err := weights.Open(path)
+	require.NoError(t, err)
+	defer back.Close()
+	out, ok := back.Tensor("out")
+	require.True(t, ok)
+	require.Equal(t, []int{2, 6, 24, 24}, out.Shape)
+	values, err := out.Floats()
+	require.NoError(t, err)
+	require.Equal(t, saved[0]["out"].Data, values)
+}
+
+func TestNaNFails(t *testing.T) {
+	nan := func() float32 { var z float32; return z / z }()
+	a, r := parity.Compare([]float32{1, nan}, []float32{1, 2})
+	require.False(t, parity.Result{MaxAbs: a, RelL2: r, Limit: parity.Tolerance{MaxAbs: 1, RelL2: 1}}.OK())
+}
+
+func TestNotACase(t *testing.T) {
+	_, err := parity.Load(t.TempDir())
+	require.ErrorContains(t, err, "not a case folder")
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
