@@ -81,6 +81,12 @@ func TestRefusals(t *testing.T) {
 		{"escape unknown", raw(`{"\x":{}}`, 0), "byte 10: bad escape"},
 		{"escape cut", raw(`{"\u12`, 0), "byte 10: bad escape"},
 		{"escape at the end", raw(`{"\`, 0), "byte 10: bad escape"},
+		{"escape beyond f", raw(`{"\u000g":{}}`, 0), "byte 10: bad escape"},
+		{"escape beyond F", raw(`{"\u000G":{}}`, 0), "byte 10: bad escape"},
+		{"escape before a", raw("{\"\\u000`\":{}}", 0), "byte 10: bad escape"},
+		{"escape before A", raw(`{"\u000@":{}}`, 0), "byte 10: bad escape"},
+		{"escape before 0", raw(`{"\u000/":{}}`, 0), "byte 10: bad escape"},
+		{"escape beyond 9", raw(`{"\u000:":{}}`, 0), "byte 10: bad escape"},
 		{"escape not hexadecimal", raw(`{"\u12g4":{}}`, 0), "byte 10: bad escape"},
 		{"surrogate alone", raw(`{"\ud800":{}}`, 0), "byte 10: bad escape"},
 		{"surrogate low first", raw(`{"\udc00\ud800":{}}`, 0), "byte 10: bad escape"},
@@ -164,6 +170,13 @@ func TestRefusals(t *testing.T) {
 		{"extra field: minus alone", extra(`-`), "malformed number"},
 		{"extra field: point alone", extra(`1.`), "malformed number"},
 		{"extra field: exponent alone", extra(`1e+`), "malformed number"},
+		{"header ends in a number", raw(`{"a":{"x":1`, 0), "expected ',' or '}', found the end"},
+		{"header ends in a sign", raw(`{"a":{"x":-`, 0), "malformed number"},
+		{"header ends in an exponent", raw(`{"a":{"x":1e`, 0), "malformed number"},
+		{"header ends in a word", raw(`{"a":{"x":true`, 0), "expected ',' or '}', found the end"},
+		{"header ends in part of a word", raw(`{"a":{"x":tru`, 0), "expected a value"},
+		{"header ends in a shape", raw(`{"a":{"shape":[1`, 0), "expected ',' or ']', found the end"},
+		{"extra field: zeros", extra(`00`), "malformed number"},
 		{"extra field: bad string", extra("\"\xff\""), "not valid UTF-8"},
 		{"extra field: bad object", extra(`{"a" 1}`), "expected ':'"},
 		{"extra field: bad key", extra(`{1:1}`), "expected a name in quotes"},
@@ -210,9 +223,11 @@ func TestAccepted(t *testing.T) {
 		{"order of the header not that of the data", raw(`{`+entryText(`"a"`, "U8", "[3]", 3, 6)+`,`+entryText(`"b"`, "U8", "[3]", 0, 3)+`}`, 6), []string{"a", "b"}},
 		{"empty tensors everywhere", raw(`{`+entryText(`"a"`, "U8", "[0]", 0, 0)+`,`+entryText(`"b"`, "U8", "[3]", 0, 3)+`,`+entryText(`"c"`, "F32", "[2,0]", 3, 3)+`}`, 3), []string{"a", "b", "c"}},
 		{"scalar", raw(`{`+entryText(`"a"`, "F32", "[]", 0, 4)+`}`, 4), []string{"a"}},
-		{"unknown fields", raw(`{"a":{"dtype":"U8","x":{"y":[1,-2.5e-3,true,false,null,"\u00e9",{}]},"shape":[3],"z":0,"data_offsets":[0,3]}}`, 3), []string{"a"}},
+		{"unknown fields", raw(`{"a":{"dtype":"U8","x":{"y":[1,0,99,9,-2.5e-3,1E+9,true,false,null,"\u00e9",{}]},"shape":[3],"z":0,"data_offsets":[0,3]}}`, 3), []string{"a"}},
 		{"empty name", raw(`{`+entryText(`""`, "U8", "[3]", 0, 3)+`}`, 3), []string{""}},
 		{"escaped name", raw(`{`+entryText(`"\u0061\n\"\\\/\b\f\r\t\ud83d\ude00\u00e9"`, "U8", "[3]", 0, 3)+`}`, 3), []string{"a\n\"\\/\b\f\r\t\U0001F600\u00e9"}},
+		{"hexadecimal digits at their limits", raw(`{`+entryText(`"\u00af\u00AF\u00fa\u00FA\u0109\u0190"`, "U8", "[3]", 0, 3)+`}`, 3), []string{"\u00af\u00af\u00fa\u00fa\u0109\u0190"}},
+		{"largest dimension, next to a zero", raw(`{`+entryText(`"a"`, "U8", "[9223372036854775807,0]", 0, 0)+`}`, 0), []string{"a"}},
 		{"32 dimensions", raw(`{`+entryText(`"a"`, "U8", "[3"+strings.Repeat(",1", 31)+"]", 0, 3)+`}`, 3), []string{"a"}},
 		{"depth at the limit", raw(`{"a":{"x":`+strings.Repeat("[", maxDepth+1)+strings.Repeat("]", maxDepth+1)+`,"dtype":"U8","shape":[3],"data_offsets":[0,3]}}`, 3), []string{"a"}},
 	}
@@ -281,6 +296,9 @@ func TestCuts(t *testing.T) {
 
 // TestRefusalsAllocateLittle builds the headers that ask for the most memory per byte.
 func TestRefusalsAllocateLittle(t *testing.T) {
+	if raceDetector || testing.Short() {
+		t.Skip("slow")
+	}
 	list := func(n int, each func(i int) string) string {
 		var b strings.Builder
 		b.WriteByte('{')

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/sheet"
+	"github.com/spin-native/spin/solver"
+)
+
+//go:embed assets/photo.png
+var demoPhoto []byte
+
+// demoTask is one of the demonstration's three jobs.
+type demoTask struct {
+	file, title, damage string
+	sigma               float64
+	spec                func(h, w int) (solver.Spec, error)
+}
+
+var demoTasks = []demoTask{
+	{"deblur.png", "Motion deblurring", "motion blur, noise 0.05", 0.05, func(h, w int) (solver.Spec, error) {
+		k, err := solver.MotionKernel(61, 0.5, demoSeed)
+		return solver.Spec{Kind: "blur", Kernel: k, Note: "motion:61:0.5"}, err
+	}},
+	{"super-resolution.png", "Super-resolution x4", "4 times smaller, noise 0.05", 0.05, func(h, w int) (solver.Spec, error) {
+		return solver.Spec{Kind: "downsample", Factor: 4}, nil
+	}},
+	{"scratches.png", "Scratch removal", "scratches", 0, func(h, w int) (solver.Spec, error) {
+		return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{scratches(h, w, 14, demoSeed)}, Note: "scratches"}, nil
+	}},
+}
+
+// demoSeed makes the demonstration the same everywhere.
+const demoSeed = 3
+
+func newDemo() *cobra.Command {
+	var f solveFlags
+	var out string
+	var asJSON, force bool
+	c := &cobra.Command{
+		Use:   "demo [-o DIR]",
+		Short: "Damage and repair the built-in photo in three ways",
+		Long: `demo takes the built-in photo, blurs it, reduces it and scratches it, repairs each damage with the built-in prior, and writes
+a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
+		Example: `  spin-native demo
+  spin-native demo -o /tmp/demo --preset fast`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			calls, err := f.calls(c)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(out, 0o755); err != nil {
+				return err
+			}
+			for _, t := range demoTasks {
+				if err := imagefile.CheckWritable(filepath.Join(out, t.file), force); err != nil {
+					return err
+				}
+			}
+			d, err := f.open(c)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			pic, err := imagefile.Decode("the built-in photo", bytes.Clone(demoPhoto), imagefile.Limits{})
+			if err != nil {
+				return err
+			}
+			if err := checkMemory(f.prior, 1, pic.H, pic.W); err != nil {
+				return err
+			}
+			p, err := loadPrior(d, f.prior, pic.W)
+			if err != nil {
+				return err
+			}
+			type line struct {
+				Task     string  `json:"task"`
+				File     string  `json:"file"`
+				Measured score   `json:"measured"`
+				Result   score   `json:"result"`
+				Calls    int     `json:"calls"`
+				Seconds  float64 `json:"seconds"`
+			}
+			var lines []line
+			start := time.Now()
+			for i, t := range demoTasks {
+				spec, err := t.spec(pic.H, pic.W)
+				if err != nil {
+					return err
+				}
+				m, err := degrade(d, pic, spec, t.sigma, demoSeed)
+				if err != nil {
+					return err
+				}
+				progress, done := watch(c.ErrOrStderr(), f.quiet, fmt.Sprintf("%d/%d %s", i+1, len(demoTasks), t.title))
+				s, err := solve(c.Context(), d, p, m, calls, 1, f.seed, progress)
+				done()
+				if err != nil {
+					return err
+				}
+				y := imagefile.New(m.Shape[3], m.Shape[2])
+				copy(y.Pix, interleaved(m.Y, y.H, y.W))
+				y = display(y, pic.W/y.W)
+				l := line{Task: t.title, File: filepath.Join(out, t.file), Calls: s.result.Calls, Seconds: s.result.Elapsed.Seconds()}
+				if l.Measured, err = scoreOf(y, pic); err != nil {
+					return err
+				}
+				if l.Result, err = scoreOf(s.images[0], pic); err != nil {
+					return err
+				}
+				err = sheet.Write(l.File, []sheet.Panel{
+					{Title: "Measured: " + t.damage, Caption: l.Measured.String(), Img: y},
+					{Title: t.title, Caption: l.Result.String(), Img: s.images[0]},
+					{Title: "Original", Img: pic},
+				}, sheet.Options{}, force)
+				if err != nil {
+					return err
+				}
+				lines = append(lines, l)
+				if !asJSON && !f.quiet {
+					fmt.Fprintf(c.OutOrStdout(), "%-20s %s  ->  %s   %d calls, %.1f s   %s\n", l.Task, l.Measured, l.Result, l.Calls, l.Seconds, l.File)
+				}
+			}
+			if asJSON {
+				return writeJSON(c.OutOrStdout(), lines)
+			}
+			if !f.quiet {
+				fmt.Fprintf(c.OutOrStdout(), "done in %.1f s on %s; open the pictures in %s\n", time.Since(start).Seconds(), d.Name(), out)
+			}
+			return nil
+		},
+	}
+	f.register(c)
+	c.Flags().StringVarP(&out, "output", "o", "demo", "`DIR` for the pictures; made where it does not exist")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON array on standard output")
+	c.Flags().BoolVar(&force, "force", true, "replace pictures of an earlier demo")
+	return c
+}
+
+// scratches is a mask of random bent lines, 2 to 5 pixels wide.
+func scratches(h, w, count int, seed uint64) *solver.Mask {
+	m := &solver.Mask{H: h, W: w, Known: make([]bool, h*w), Task: solver.TaskInpaintMask}
+	for i := range m.Known {
+		m.Known[i] = true
+	}
+	rng := newSplitMix(seed)
+	for range count {
+		var p [3][2]float64
+		for i := range p {
+			p[i] = [2]float64{rng.float() * float64(w), rng.float() * float64(h)}
+		}
+		radius := 1 + 1.5*rng.float()
+		for i := range 2 {
+			a, b := p[i], p[i+1]
+			steps := int(2*max(abs(b[0]-a[0]), abs(b[1]-a[1]))) + 1
+			for s := range steps + 1 {
+				u := float64(s) / float64(steps)
+				disc(m, a[0]+u*(b[0]-a[0]), a[1]+u*(b[1]-a[1]), radius)
+			}
+		}
+	}
+	return m
+}
+
+func abs(x float64) float64 { return max(x, -x) }
+
+func disc(m *solver.Mask, cx, cy, r float64) {
+	for y := max(int(cy-r), 0); y <= min(int(cy+r)+1, m.H-1); y++ {
+		for x := max(int(cx-r), 0); x <= min(int(cx+r)+1, m.W-1); x++ {
+			if dx, dy := float64(x)-cx, float64(y)-cy; dx*dx+dy*dy <= r*r {
+				m.Known[y*m.W+x] = false
+			}
+		}
+	}
+}
+
+// splitMix is SplitMix64 (Steele, Lea and Flood 2014): enough to place scratches, and the same with every Go version.
+type splitMix uint64
+
+func newSplitMix(seed uint64) *splitMix { s := splitMix(seed); return &s }
+
+func (s *splitMix) float() float64 {
+	*s += 0x9e3779b97f4a7c15
+	z := uint64(*s)
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return float64((z^z>>31)>>11) / (1 << 53)
+}

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/sheet"
+	"github.com/spin-native/spin/solver"
+)
+
+// defaultSigma is the noise that a picture is taken to have where nobody says: none where pixels are to be kept as they
+// are; else a little, for the rounding to 8 bits and the compression that no real picture is without.
+var defaultSigma = map[string]float64{"inpaint": 0, "sr": 0.01, "deblur": 0.01}
+
+type reconstructFlags struct {
+	taskFlags
+	solveFlags
+	output, compare, truth string
+	samples                int
+	asJSON, force          bool
+}
+
+func newReconstruct() *cobra.Command {
+	var f reconstructFlags
+	c := &cobra.Command{
+		Use:   "reconstruct --task TASK -o OUT IN",
+		Short: "Repair a damaged picture",
+		Long: `reconstruct repairs a damaged picture: IN is the picture as it is (PNG, JPEG, WebP, TIFF or BMP), OUT the result (PNG, JPEG
+or TIFF). IN can also be a measurement that degrade --save-measurement wrote; it says the task itself.
+
+` + taskHelp + `
+
+The noise of the picture, --sigma, is taken to be 0 for inpaint and 0.01 for sr and deblur unless you say otherwise. Too
+little lets noise and ringing through; too much smooths.`,
+		Example: `  spin-native reconstruct --task inpaint --mask scratches.png -o whole.png scratched.png
+  spin-native reconstruct --task sr --scale 4 -o big.png small.png --compare sheet.png
+  spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
+  spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
+  spin-native reconstruct -o out.png y.safetensors --truth original.png --json`,
+		Args: exactArgs(1, "one picture"),
+		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args[0]) },
+	}
+	f.taskFlags.register(c)
+	f.solveFlags.register(c)
+	c.Flags().StringVarP(&f.output, "output", "o", "", "where to write the result")
+	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ...")
+	c.Flags().StringVar(&f.compare, "compare", "", "also write a labelled picture of input and result side by side to `SHEET`")
+	c.Flags().StringVar(&f.truth, "truth", "", "the undamaged picture `FILE`, to print PSNR and SSIM")
+	c.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON object on standard output")
+	c.Flags().BoolVar(&f.force, "force", false, "replace output files that exist")
+	return c
+}
+
+// reconstructReport is what --json prints.
+type reconstructReport struct {
+	Input          string            `json:"input"`
+	Outputs        []string          `json:"outputs"`
+	Width          int               `json:"width"`
+	Height         int               `json:"height"`
+	Task           string            `json:"task"`
+	Prior          string            `json:"prior"`
+	Device         string            `json:"device"`
+	Sigma          float64           `json:"sigma"`
+	Seed           uint64            `json:"seed"`
+	Calls          int               `json:"calls"`
+	Corrections    int               `json:"corrections"`
+	OperatorCalls  int               `json:"operator_calls"`
+	Seconds        float64           `json:"seconds"`
+	DenoiseSeconds float64           `json:"denoise_seconds"`
+	CorrectSeconds float64           `json:"correct_seconds"`
+	Residual       []float64         `json:"residual"`
+	Settings       solver.Parameters `json:"settings"`
+	Measured       *score            `json:"measured,omitempty"` // the input against the truth
+	Result         []score           `json:"result,omitempty"`   // the outputs against the truth
+}
+
+func (f *reconstructFlags) run(c *cobra.Command, input string) error {
+	if f.output == "" {
+		return usagef("-o is missing: where shall the result go? For example -o out.png")
+	}
+	if f.samples < 1 || f.samples > 64 {
+		return usagef("--samples %d: expected 1 to 64", f.samples)
+	}
+	calls, err := f.calls(c)
+	if err != nil {
+		return err
+	}
+	measured := isMeasurement(input)
+	if !measured {
+		if err := f.check(c); err != nil {
+			return err
+		}
+	} else if f.task != "" || f.mask != "" || f.kernel != "" {
+		return usagef("%s says the task itself: leave --task, --mask and --kernel away", input)
+	}
+	outputs := f.outputs()
+	for _, o := range append(outputs[:len(outputs):len(outputs)], f.compare) {
+		if o != "" {
+			if err := imagefile.CheckWritable(o, f.force); err != nil {
+				return err
+			}
+		}
+	}
+	d, err := f.open(c)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+
+	m, pic, err := f.measurement(c, input, measured)
+	if err != nil {
+		return err
+	}
+	h, w := m.Image[1], m.Image[2]
+	var truth *imagefile.Image
+	if f.truth != "" {
+		if truth, err = imagefile.Read(f.truth, imagefile.Limits{}); err != nil {
+			return fmt.Errorf("truth: %w", err)
+		}
+		if truth.W != w || truth.H != h {
+			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
+		}
+	}
+	if err := checkMemory(f.prior, f.samples, h, w); err != nil {
+		return err
+	}
+	p, err := loadPrior(d, f.prior, max(h, w))
+	if err != nil {
+		return err
+	}
+	progress, done := watch(c.ErrOrStderr(), f.quiet, f.task)
+	s, err := solve(c.Context(), d, p, m, calls, f.samples, f.seed, progress)
+	done()
+	if err != nil {
+		return err
+	}
+
+	report := reconstructReport{
+		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
+		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
+		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
+		Residual: s.result.Residual, Settings: s.settings,
+	}
+	shown := display(pic, w/max(pic.W, 1))
+	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
+	if truth != nil {
+		if shown.W == w && shown.H == h {
+			v, err := scoreOf(shown, truth)
+			if err != nil {
+				return err
+			}
+			report.Measured = &v
+			panels[0].Caption += "\n" + v.String()
+		}
+	}
+	for i, img := range s.images {
+		img.Gray, img.Depth, img.ICC, img.Alpha = pic.Gray, pic.Depth, pic.ICC, alphaFor(pic, h, w)
+		title, caption := "Reconstructed", residualText(m, s.result.Residual[i])
+		if len(s.images) > 1 {
+			title = fmt.Sprintf("Sample %d", i+1)
+		}
+		if truth != nil {
+			v, err := scoreOf(img, truth)
+			if err != nil {
+				return err
+			}
+			report.Result = append(report.Result, v)
+			caption = v.String()
+		}
+		panels = append(panels, sheet.Panel{Title: title, Caption: caption, Img: img})
+	}
+	if truth != nil {
+		panels = append(panels, sheet.Panel{Title: "Truth", Img: truth})
+	}
+	if err := c.Context().Err(); err != nil {
+		return err
+	}
+	for i, img := range s.images {
+		if err := imagefile.Write(outputs[i], img, f.force); err != nil {
+			return err
+		}
+	}
+	if f.compare != "" {
+		if err := sheet.Write(f.compare, panels, sheet.Options{}, f.force); err != nil {
+			return err
+		}
+	}
+	if f.asJSON {
+		return writeJSON(c.OutOrStdout(), report)
+	}
+	if !f.quiet {
+		report.print(c.OutOrStdout(), m)
+	}
+	return nil
+}
+
+func (r reconstructReport) print(w io.Writer, m *solver.Measurement) {
+	fmt.Fprintf(w, "%s: %d x %d, %d denoiser calls in %.1f s on %s\n", strings.Join(r.Outputs, ", "), r.Width, r.Height, r.Calls, r.Seconds, r.Device)
+	for i := range r.Outputs {
+		fmt.Fprintf(w, "  %s\n", residualText(m, r.Residual[i]))
+	}
+	if r.Measured != nil {
+		fmt.Fprintf(w, "  measured       %s\n", *r.Measured)
+	}
+	for _, v := range r.Result {
+		fmt.Fprintf(w, "  reconstructed  %s\n", v)
+	}
+}
+
+func (f *reconstructFlags) outputs() []string {
+	if f.samples == 1 {
+		return []string{f.output}
+	}
+	ext := filepath.Ext(f.output)
+	var list []string
+	for i := range f.samples {
+		list = append(list, fmt.Sprintf("%s-%d%s", strings.TrimSuffix(f.output, ext), i+1, ext))
+	}
+	return list
+}
+
+func isMeasurement(path string) bool {
+	return strings.HasSuffix(path, ".safetensors") || strings.HasSuffix(path, ".safetensors.zst")
+}
+
+// measurement reads the input, with a picture of it.
+func (f *reconstructFlags) measurement(c *cobra.Command, input string, saved bool) (*solver.Measurement, *imagefile.Image, error) {
+	if saved {
+		m, err := solver.LoadMeasurement(input)
+		if err != nil {
+			return nil, nil, err
+		}
+		if m.Shape[0] != 1 || m.Shape[1] != 3 || m.Image[0] != 3 {
+			return nil, nil, fmt.Errorf("measurement %s holds %d pictures of %d channels, expected one of 3", input, m.Shape[0], m.Shape[1])
+		}
+		if c.Flags().Changed("sigma") {
+			m.Sigma = f.sigma
+		}
+		pic := imagefile.New(m.Shape[3], m.Shape[2])
+		copy(pic.Pix, interleaved(m.Y, pic.H, pic.W))
+		return m, pic, nil
+	}
+	pic, err := imagefile.Read(input, imagefile.Limits{})
+	if err != nil {
+		return nil, nil, err
+	}
+	if name := pic.ProfileName(); name != "" && !strings.Contains(name, "sRGB") && !f.quiet {
+		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s has the colour profile %q; the prior knows sRGB, colours are taken as they are and the profile is kept\n", input, name)
+	}
+	m := &solver.Measurement{Y: planar(pic.Pix, pic.H, pic.W), Shape: [4]int{1, 3, pic.H, pic.W}, Image: [3]int{3, pic.H, pic.W}, Sigma: f.sigma}
+	if !c.Flags().Changed("sigma") {
+		m.Sigma = defaultSigma[f.task]
+	}
+	if f.task == "sr" {
+		m.Image = [3]int{3, pic.H * f.scale, pic.W * f.scale}
+	}
+	stderr := c.ErrOrStderr()
+	if f.quiet {
+		stderr = io.Discard
+	}
+	if m.Operator, err = f.spec(m.Image[1], m.Image[2], stderr); err != nil {
+		return nil, nil, err
+	}
+	if _, err := m.Operator.Check(m.Image[1], m.Image[2], 3); err != nil {
+		return nil, nil, fmt.Errorf("%s of %d x %d pixels: %w", input, pic.W, pic.H, err)
+	}
+	return m, pic, nil
+}
+
+func (f *reconstructFlags) caption(m *solver.Measurement) string {
+	what := map[string]string{"inpaint": "pixels missing", "downsample": fmt.Sprintf("%d times smaller", m.Operator.Factor), "blur": "blurred", "denoise": "noisy"}[m.Operator.Kind]
+	if m.Sigma > 0 {
+		what += fmt.Sprintf(", noise %.3g", m.Sigma)
+	}
+	return what
+}
+
+// display enlarges a small measurement to the size of the result.
+func display(pic *imagefile.Image, factor int) *imagefile.Image {
+	if factor > 1 {
+		return enlarged(pic, factor)
+	}
+	return pic
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+)
+
+// solveFlags say how to reconstruct.
+type solveFlags struct {
+	deviceFlags
+	prior  string
+	seed   uint64
+	steps  int
+	preset string
+	quiet  bool
+}
+
+func (f *solveFlags) register(c *cobra.Command) {
+	f.deviceFlags.register(c)
+	c.Flags().StringVar(&f.prior, "prior", "photo", "what pictures look like: photo (built in) or a converted safetensors `FILE`")
+	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the noise; the same seed gives the same picture")
+	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")
+	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (16 denoiser calls), default (40) or best (100)")
+	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress and no remarks")
+}
+
+// calls is the budget of denoiser calls.
+func (f *solveFlags) calls(c *cobra.Command) (int, error) {
+	if c.Flags().Changed("steps") {
+		if f.steps < 2 || f.steps > 10000 {
+			return 0, usagef("--steps %d: expected 2 to 10000", f.steps)
+		}
+		return f.steps, nil
+	}
+	calls, ok := map[string]int{"fast": solver.Fast, "default": solver.Standard, "best": solver.Best}[f.preset]
+	if !ok {
+		return 0, usagef("--preset %s: expected fast, default or best", f.preset)
+	}
+	return calls, nil
+}
+
+// solution is a reconstruction off the device.
+type solution struct {
+	images   []*imagefile.Image
+	result   *solver.Result
+	settings solver.Parameters
+	task     solver.Task
+}
+
+// solve reconstructs n pictures from one measurement, the first being number first of the seed.
+func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls, n int, seed uint64, progress func(solver.Progress)) (s *solution, err error) {
+	defer tensor.Catch(&err)
+	defer d.Tidy()()
+	all := *m
+	all.Shape[0] = n
+	all.Y = nil
+	for range n {
+		all.Y = append(all.Y, m.Y...)
+	}
+	problem, err := all.Problem(d)
+	if err != nil {
+		return nil, err
+	}
+	defer solver.Release(problem.Operator)
+	task := solver.TaskOther
+	if t, ok := problem.Operator.(solver.Tasker); ok {
+		task = t.Task()
+	}
+	var schedule *solver.Schedule
+	if k, ok := p.den.(solver.Scheduled); ok {
+		schedule = k.Schedule()
+	}
+	settings := solver.Defaults(task, m.Sigma, schedule)
+	settings.Calls = calls
+	settings.Seed, settings.Progress = seed, progress
+	res, err := solver.Spin(ctx, problem, p.den, settings)
+	if err != nil {
+		return nil, err
+	}
+	data, err := res.X0.Floats()
+	if err != nil {
+		return nil, err
+	}
+	s = &solution{result: res, settings: settings.Parameters.Budget(calls), task: task}
+	h, w := res.X0.H(), res.X0.W()
+	for i := range n {
+		pic := imagefile.New(w, h)
+		copy(pic.Pix, data[i*len(pic.Pix):])
+		for j, v := range pic.Pix {
+			pic.Pix[j] = min(max(v, -1), 1)
+		}
+		s.images = append(s.images, pic)
+	}
+	return s, nil
+}
+
+// watch returns a progress callback that draws a bar with the time that is left on stderr, where that is a terminal.
+func watch(stderr io.Writer, quiet bool, label string) (progress func(solver.Progress), done func()) {
+	f, ok := stderr.(*os.File)
+	if quiet || !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, func() {}
+	}
+	var bar *progressbar.ProgressBar
+	progress = func(p solver.Progress) {
+		if bar == nil {
+			bar = progressbar.NewOptions(p.Total, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(label),
+				progressbar.OptionSetPredictTime(true), progressbar.OptionShowCount(), progressbar.OptionFullWidth(),
+				progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(true))
+		}
+		bar.Set(p.Step)
+	}
+	return progress, func() {
+		if bar != nil {
+			bar.Clear()
+		}
+	}
+}
+
+// residualText says in words how well a result explains its measurement.
+func residualText(m *solver.Measurement, residual float64) string {
+	if m.Sigma == 0 {
+		return fmt.Sprintf("mean square residual %.2g", residual)
+	}
+	return fmt.Sprintf("residual %.2f (1 = explained up to its noise)", residual)
+}

@@ -1,0 +1,115 @@
+package solver
+
+import (
+	"math"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// Denoiser gives the clean estimate of the images in xt = sqrt(abar(t)) x + sqrt(1-abar(t)) n. It is only ever run
+// forwards. It must treat every image of the batch alone, and return a new tensor of the shape of xt.
+type Denoiser interface {
+	Denoise(xt *tensor.Tensor, t int) *tensor.Tensor
+}
+
+// Scheduled denoisers know the schedule that they were trained with. Settings need not name it then.
+type Scheduled interface{ Schedule() *Schedule }
+
+// Prediction is what a network tells about x_t.
+type Prediction string
+
+const (
+	PredictNoise    Prediction = "eps" // the noise: x0 = (x_t - sqrt(1-abar) eps) / sqrt(abar)
+	PredictVelocity Prediction = "v"   // v = sqrt(abar) n - sqrt(1-abar) x: x0 = sqrt(abar) x_t - sqrt(1-abar) v
+	PredictClean    Prediction = "x0"  // the clean image
+)
+
+// ModelOptions describes a network to FromModel.
+type ModelOptions struct {
+	Schedule   *Schedule  // default Linear(1000, 1e-4, 0.02)
+	Prediction Prediction // default PredictNoise
+	NoClip     bool       // leave the clean estimate as it is; by default it is clipped to [-1,1], where pictures end
+	// Multiple is what height and width of the network's input must be multiples of. Images of other sizes are mirrored
+	// outwards to the next multiple, and the prediction is cropped. Default 1: any size.
+	Multiple int
+}
+
+// FromModel makes a denoiser of a network's forward pass: predict(x, t) with as many channels as x. Timesteps are
+// those of the schedule.
+func FromModel(predict func(x *tensor.Tensor, t float64) *tensor.Tensor, opts ModelOptions) Denoiser {
+	if opts.Schedule == nil {
+		opts.Schedule = defaultSchedule()
+	}
+	opts.Multiple = max(opts.Multiple, 1)
+	return &model{predict: predict, opts: opts, frames: map[frameKey]*frame{}}
+}
+
+// defaultSchedule is the linear one of DDPM and of the guided-diffusion models.
+func defaultSchedule() *Schedule { return Linear(1000, 1e-4, 0.02) }
+
+type model struct {
+	predict func(x *tensor.Tensor, t float64) *tensor.Tensor
+	opts    ModelOptions
+	frames  map[frameKey]*frame
+}
+
+type frameKey struct {
+	d    *tensor.Device
+	h, w int
+}
+
+// frame enlarges images by mirrored borders and crops them again.
+type frame struct{ pad, crop [2]*tensor.Matrix }
+
+func (m *model) Schedule() *Schedule { return m.opts.Schedule }
+
+func (m *model) Denoise(xt *tensor.Tensor, t int) (x0 *tensor.Tensor) {
+	d := xt.Device()
+	defer d.Tidy(&x0)()
+	f := m.frame(d, xt.H(), xt.W())
+	in := xt
+	if f != nil {
+		in = d.Separable(nil, xt, tensor.Separable{H: f.pad[0], W: f.pad[1], Alpha: 1})
+	}
+	p := m.predict(in, float64(t))
+	if p.Shape() != in.Shape() {
+		tensor.Fail("solver.FromModel", "the network made %v of %v", p, in)
+	}
+	if f != nil {
+		p = d.Separable(nil, p, tensor.Separable{H: f.crop[0], W: f.crop[1], Alpha: 1})
+	}
+	a := m.opts.Schedule.AlphaBar(t)
+	signal, noise := math.Sqrt(a), math.Sqrt(1-a)
+	var terms []tensor.Term
+	switch m.opts.Prediction {
+	case "", PredictNoise:
+		terms = []tensor.Term{{X: xt, C: 1 / signal}, {X: p, C: -noise / signal}}
+	case PredictVelocity:
+		terms = []tensor.Term{{X: xt, C: signal}, {X: p, C: -noise}}
+	case PredictClean:
+		terms = []tensor.Term{{X: p, C: 1}}
+	default:
+		tensor.Fail("solver.FromModel", "prediction %q, expected %q, %q or %q", m.opts.Prediction, PredictNoise, PredictVelocity, PredictClean)
+	}
+	return d.Blend(nil, tensor.Blend{Terms: terms, Clip: !m.opts.NoClip})
+}
+
+// frame is nil for sizes that the network takes as they are.
+func (m *model) frame(d *tensor.Device, h, w int) *frame {
+	key := frameKey{d, h, w}
+	if f, ok := m.frames[key]; ok {
+		return f
+	}
+	var f *frame
+	if h%m.opts.Multiple != 0 || w%m.opts.Multiple != 0 {
+		f = &frame{}
+		for axis, n := range [2]int{h, w} {
+			padded := (n + m.opts.Multiple - 1) / m.opts.Multiple * m.opts.Multiple
+			before := (padded - n) / 2
+			f.pad[axis] = d.Matrix(selection(padded, n, func(i int) int { return mirrorCentre(i-before, n) }).banded())
+			f.crop[axis] = d.Matrix(selection(n, padded, func(i int) int { return i + before }).banded())
+		}
+	}
+	m.frames[key] = f
+	return f
+}

@@ -1,0 +1,88 @@
+package solver
+
+import (
+	"cmp"
+	"math"
+
+	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/tensor"
+)
+
+// Blur is the correlation of every channel with one kernel, the borders mirrored without their edge pixels. A kernel
+// that is a product of a column and a row runs as two one-dimensional passes.
+type Blur struct {
+	kernel    *BlurKernel
+	d         *tensor.Device
+	h, w      int
+	filter    *tensor.FilterKernel
+	along     [2]*tensor.Matrix // separable kernels: over rows and over columns
+	back      [2]*tensor.Matrix // their transposes
+	lipschitz float64           // 0 until it is asked for
+}
+
+// NewBlur readies the operator for images of h x w on a device.
+func NewBlur(d *tensor.Device, h, w int, k *BlurKernel) (op *Blur, err error) {
+	defer tensor.Catch(&err)
+	if h <= 0 || w <= 0 || h > maxSide || w > maxSide {
+		tensor.Fail("solver.NewBlur", "images of %d x %d", h, w)
+	}
+	op = &Blur{kernel: k, d: d, h: h, w: w}
+	t := k.trimmed()
+	if column, row, ok := t.factors(); ok {
+		mh, mw := correlation(h, column), correlation(w, row)
+		op.along = [2]*tensor.Matrix{d.Matrix(mh.banded()), d.Matrix(mw.banded())}
+		op.back = [2]*tensor.Matrix{d.Matrix(mh.transposed().banded()), d.Matrix(mw.transposed().banded())}
+		return op, nil
+	}
+	op.filter = d.FilterKernel(kernels.FilterWeights{H: t.H, W: t.W, K: t.K})
+	return op, nil
+}
+
+func (op *Blur) Apply(x *tensor.Tensor) *tensor.Tensor {
+	if op.filter != nil {
+		return op.d.Filter(nil, x, tensor.Filter{Kernel: op.filter, Alpha: 1})
+	}
+	return op.d.Separable(nil, x, tensor.Separable{H: op.along[0], W: op.along[1], Alpha: 1})
+}
+
+// VJP is the adjoint: the correlation with the flipped kernel into the mirrored margin, folded back onto the pixels that
+// the margin was copied from.
+func (op *Blur) VJP(_, r *tensor.Tensor) *tensor.Tensor {
+	if op.filter != nil {
+		return op.d.Filter(nil, r, tensor.Filter{Kernel: op.filter, Adjoint: true, Alpha: 1})
+	}
+	return op.d.Separable(nil, r, tensor.Separable{H: op.back[0], W: op.back[1], Alpha: 1})
+}
+
+// Guess is y.
+func (op *Blur) Guess(y *tensor.Tensor) *tensor.Tensor { return y }
+
+// Lipschitz is 1.25, which covers the kernels of the usual tasks: the mirror makes it exceed 1. Kernels whose weight
+// lies off their centre can need up to 4; the power method finds out, once.
+func (op *Blur) Lipschitz() float64 {
+	if op.lipschitz != 0 {
+		return op.lipschitz
+	}
+	defer op.d.Tidy()()
+	start := make([]float32, op.h*op.w)
+	philoxNoise{0, domainMask}.Normal(start, 0, 0)
+	x := op.d.From(start, 1, op.h, op.w, 1)
+	var largest float64
+	for range 30 {
+		ax := op.Apply(x)
+		norms := op.d.New(1, 1, 1, 1)
+		grown, err := op.d.Dot(norms, ax, ax).Floats()
+		size, err2 := op.d.Dot(norms, x, x).Floats()
+		if err != nil || err2 != nil || size[0] == 0 {
+			break
+		}
+		largest = float64(grown[0]) / float64(size[0])
+		back := op.VJP(nil, ax)
+		x = op.d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: back, C: 1 / max(largest, 1e-12)}}})
+	}
+	op.lipschitz = math.Max(1.25, 1.05*largest) // the power method approaches from below
+	return op.lipschitz
+}
+
+func (op *Blur) IsLinear() bool { return true }
+func (op *Blur) Task() Task     { return cmp.Or(op.kernel.Task, TaskBlur) }

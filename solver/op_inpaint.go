@@ -1,0 +1,197 @@
+package solver
+
+import (
+	"cmp"
+	"math"
+	"runtime"
+	"sync"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// Inpaint is the measurement of some pixels, A(x) = m x with a mask m of zeros and ones, the same for all channels.
+type Inpaint struct {
+	masks []*Mask
+	m     *tensor.Tensor // [1 or N,H,W,1]
+}
+
+// NewInpaint readies the operator on a device: one mask for all images, or one for each. Free gives its memory back.
+func NewInpaint(d *tensor.Device, masks ...*Mask) (op *Inpaint, err error) {
+	defer tensor.Catch(&err)
+	if len(masks) == 0 {
+		tensor.Fail("solver.NewInpaint", "no mask given")
+	}
+	h, w := masks[0].H, masks[0].W
+	data := make([]float32, 0, len(masks)*h*w)
+	for i, m := range masks {
+		if m.H != h || m.W != w || len(m.Known) != h*w {
+			tensor.Fail("solver.NewInpaint", "mask %d has %d x %d pixels, the first has %d x %d", i, m.H, m.W, h, w)
+		}
+		for _, known := range m.Known {
+			v := float32(0)
+			if known {
+				v = 1
+			}
+			data = append(data, v)
+		}
+	}
+	return &Inpaint{masks, d.From(data, len(masks), h, w, 1)}, nil
+}
+
+// Free gives the operator's memory back to the device.
+func (op *Inpaint) Free() { op.m.Free() }
+
+func (op *Inpaint) Apply(x *tensor.Tensor) *tensor.Tensor {
+	return x.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}}, Mask: op.m})
+}
+
+// VJP is m r.
+func (op *Inpaint) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.Apply(r) }
+
+// Restrict clears what lies in the holes of y.
+func (op *Inpaint) Restrict(y *tensor.Tensor) *tensor.Tensor { return op.Apply(y) }
+
+// Prox is (y + rho x0) / (1 + rho) where known, x0 elsewhere.
+func (op *Inpaint) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
+	return y.Device().Blend(nil, tensor.Blend{
+		Terms: []tensor.Term{{X: y, C: 1 / (1 + rho)}, {X: x0, C: rho / (1 + rho)}},
+		Mask:  op.m, Else: x0,
+	})
+}
+
+// Keep is y where known, x elsewhere.
+func (op *Inpaint) Keep(x, y *tensor.Tensor) *tensor.Tensor {
+	return y.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1}}, Mask: op.m, Else: x})
+}
+
+// Counts is the number of known values of each image.
+func (op *Inpaint) Counts(y [4]int) []int {
+	list := make([]int, len(op.masks))
+	for i, m := range op.masks {
+		list[i] = y[3] * (len(m.Known) - m.Missing())
+	}
+	return list
+}
+
+func (op *Inpaint) IsLinear() bool     { return true }
+func (op *Inpaint) Lipschitz() float64 { return 1 }
+
+// Task is that of the first mask.
+func (op *Inpaint) Task() Task { return cmp.Or(op.masks[0].Task, TaskInpaintMask) }
+
+// Guess fills the holes with the normalised Gaussian blur of the known pixels, at radii s = 1, 2, 4, ...: wherever a
+// pixel is still empty and blur(m) > 0.02, it becomes blur(m y) / blur(m). The kernel ends at 3 s, and nothing lies
+// outside of the picture. What no radius reaches becomes the mean of the known pixels.
+func (op *Inpaint) Guess(y *tensor.Tensor) *tensor.Tensor {
+	data, err := y.Floats()
+	if err != nil {
+		tensor.FailWith("solver.Inpaint", err, "first guess")
+	}
+	size := y.Len() / y.N()
+	for n := range y.N() {
+		fill(op.masks[n%len(op.masks)], data[n*size:(n+1)*size], y.C())
+	}
+	return y.Device().From(data, y.N(), y.H(), y.W(), y.C())
+}
+
+// fill fills the holes of one picture in place, on the host. It runs once per reconstruction.
+func fill(m *Mask, x []float32, c int) {
+	h, w := m.H, m.W
+	var empty []int
+	src := make([]float64, h*w*(c+1)) // the known values, and a channel of ones there
+	mean, known := make([]float64, c), 0
+	for i, k := range m.Known {
+		if !k {
+			empty = append(empty, i)
+			continue
+		}
+		known++
+		src[i*(c+1)+c] = 1
+		for ch := range c {
+			src[i*(c+1)+ch] = float64(x[i*c+ch])
+			mean[ch] += float64(x[i*c+ch])
+		}
+	}
+	for s := 1; len(empty) > 0 && s <= max(h, w); s *= 2 {
+		k := gaussian(float64(s), 3*s)
+		columns := make([]bool, w) // those with an empty pixel: the only ones that are blurred
+		for _, i := range empty {
+			columns[i%w] = true
+		}
+		across := make([]float64, len(src)) // blurred along the rows
+		parallel(h, func(yy int) {
+			row, out := src[yy*w*(c+1):(yy+1)*w*(c+1)], across[yy*w*(c+1):(yy+1)*w*(c+1)]
+			for xx := range w {
+				if columns[xx] {
+					convolve(out[xx*(c+1):(xx+1)*(c+1)], row, k, xx, w, c+1)
+				}
+			}
+		})
+		filled := make([]bool, len(empty))
+		parallel(len(empty), func(e int) {
+			i := empty[e]
+			sum := make([]float64, c+1)
+			convolve(sum, across[i%w*(c+1):], k, i/w, h, w*(c+1))
+			if sum[c] > 0.02 {
+				filled[e] = true
+				for ch := range c {
+					x[i*c+ch] = float32(sum[ch] / sum[c])
+				}
+			}
+		})
+		left := empty[:0]
+		for e, i := range empty {
+			if !filled[e] {
+				left = append(left, i)
+			}
+		}
+		empty = left
+	}
+	for _, i := range empty {
+		for ch := range c {
+			x[i*c+ch] = float32(mean[ch] / float64(max(known, 1)))
+		}
+	}
+}
+
+// convolve adds up src around position i of n, stride elements apart, with the weights k, into sum.
+func convolve(sum, src, k []float64, i, n, stride int) {
+	p := len(k) / 2
+	for j := max(0, i-p); j <= min(n-1, i+p); j++ {
+		weight, at := k[j-i+p], src[j*stride:]
+		for ch := range sum {
+			sum[ch] += weight * at[ch]
+		}
+	}
+}
+
+// gaussian is exp(-i^2/2s^2) for |i| <= radius, with sum 1.
+func gaussian(s float64, radius int) []float64 {
+	k := make([]float64, 2*radius+1)
+	var sum float64
+	for i := range k {
+		d := float64(i - radius)
+		k[i] = math.Exp(-d * d / (2 * s * s))
+		sum += k[i]
+	}
+	for i := range k {
+		k[i] /= sum
+	}
+	return k
+}
+
+// parallel runs f(i) for i in [0,n) on all processors; every i writes its own results.
+func parallel(n int, f func(i int)) {
+	workers := min(n, runtime.GOMAXPROCS(0))
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := n * w / workers; i < n*(w+1)/workers; i++ {
+				f(i)
+			}
+		}()
+	}
+	wg.Wait()
+}

@@ -1,0 +1,137 @@
+package solver
+
+import (
+	"github.com/spin-native/spin/tensor"
+)
+
+// Operator is a measurement A: it turns images [N,H,W,C] with values in [-1,1] into what was measured, in any shape with
+// N images. These two methods are all that Spin needs; the small interfaces below make it faster or better.
+//
+// An operator works on the device of its arguments and may return an argument itself. It must treat every image of the
+// batch alone.
+type Operator interface {
+	// Apply is A(x).
+	Apply(x *tensor.Tensor) *tensor.Tensor
+	// VJP is J_A(x)^T r, the transpose of the Jacobian of A at x applied to r: it has the shape of x. The gradient of
+	// 1/2 |A(x)-y|^2 is VJP(x, A(x)-y). For a linear operator it is the adjoint, whatever x is.
+	VJP(x, r *tensor.Tensor) *tensor.Tensor
+}
+
+// LinearOperator marks operators that are linear whenever IsLinear is true. Their VJP must accept a nil x. Conjugate gradients
+// need it.
+type LinearOperator interface{ IsLinear() bool }
+
+// Proximal operators solve the correction in closed form: Prox is
+//
+//	argmin_x 1/2 |A(x)-y|^2 + rho/2 |x-x0|^2
+type Proximal interface {
+	Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor
+}
+
+// Lipschitz operators know a bound L on the Lipschitz constant of the gradient of 1/2 |A(x)-y|^2.
+type Lipschitz interface{ Lipschitz() float64 }
+
+// Guesser operators have a cheap first guess of the image behind a measurement.
+type Guesser interface {
+	Guess(y *tensor.Tensor) *tensor.Tensor
+}
+
+// Sizer operators know the shape of the images [N,H,W,C] behind measurements of a shape. Without it the image has the
+// shape of the measurement, or that of Problem.Start.
+type Sizer interface {
+	ImageShape(y [4]int) [4]int
+}
+
+// Counter operators say how many values of measurements of shape y were measured: one count per image, or one count for
+// all images, or nil. Without it every element counts.
+type Counter interface{ Counts(y [4]int) []int }
+
+// Misfit operators have a residual of their own in place of A(x)-y, for example a one-sided one where y is saturated.
+type Misfit interface {
+	Misfit(x, y *tensor.Tensor) *tensor.Tensor
+}
+
+// Restricter operators measure only some elements of y: Restrict sets the others to zero.
+type Restricter interface {
+	Restrict(y *tensor.Tensor) *tensor.Tensor
+}
+
+// Keeper operators measure some pixels directly: Keep copies those from y into x. It is used where y has no noise.
+type Keeper interface {
+	Keep(x, y *tensor.Tensor) *tensor.Tensor
+}
+
+// Tasker operators name the row of the table of defaults that fits them.
+type Tasker interface{ Task() Task }
+
+// Problem is one measurement, or a batch of measurements by the same operator.
+type Problem struct {
+	Operator Operator
+	Y        *tensor.Tensor // what was measured, one or more images
+	Sigma    float64        // standard deviation of the noise in Y, in units of Y (images are in [-1,1]); 0: none
+	Start    *tensor.Tensor // optional first guess of the images, in place of the operator's
+}
+
+// imageShape is the shape of the images behind measurements of shape y.
+func imageShape(op Operator, y [4]int) [4]int {
+	if s, ok := op.(Sizer); ok {
+		return s.ImageShape(y)
+	}
+	return y
+}
+
+// firstGuess is the operator's first guess. Where it has none, it is the point at which a step of steepest descent from
+// the grey image z = 0 arrives: with r = y-A(z) and g = J^T r,
+//
+//	z + g <r, A(z+g)-A(z)> / |A(z+g)-A(z)|^2
+func firstGuess(op Operator, y *tensor.Tensor) (x *tensor.Tensor) {
+	d := y.Device()
+	defer d.Tidy(&x)()
+	if g, ok := op.(Guesser); ok {
+		return g.Guess(y)
+	}
+	s := imageShape(op, y.Shape())
+	zero := d.From(make([]float32, s[0]*s[1]*s[2]*s[3]), s[0], s[1], s[2], s[3])
+	at := op.Apply(zero)
+	r := subtract(y, at)
+	g := op.VJP(zero, r)
+	move := subtract(op.Apply(g), at)
+	return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: g, C: 1, Num: d.Dot(nil, r, move), Den: d.Dot(nil, move, move)}}})
+}
+
+// Measure simulates a measurement: A(x) + sigma n, restricted to what the operator measures. The noise of image i of x
+// is that of image first+i of the seed; it has nothing in common with what a run of the same seed draws.
+func Measure(op Operator, x *tensor.Tensor, sigma float64, seed uint64, first int) (y *tensor.Tensor, err error) {
+	defer tensor.Catch(&err)
+	d := x.Device()
+	defer d.Tidy(&y)()
+	y = op.Apply(x)
+	if sigma != 0 {
+		n := d.New(y.N(), y.H(), y.W(), y.C())
+		draw(n, philoxNoise{seed, domainMeasure}, first, 0)
+		y = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1}, {X: n, C: sigma}}})
+	} else if y == x {
+		y = copied(x)
+	}
+	if r, ok := op.(Restricter); ok {
+		y = r.Restrict(y)
+	}
+	return y, nil
+}
+
+// draw fills n with a draw of every image.
+func draw(n *tensor.Tensor, noise Noise, first, number int) {
+	buf := make([]float32, n.Len()/n.N())
+	for i := range n.N() {
+		noise.Normal(buf, first+i, number)
+		n.SetImage(i, buf)
+	}
+}
+
+func subtract(a, b *tensor.Tensor) *tensor.Tensor {
+	return a.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: a, C: 1}, {X: b, C: -1}}})
+}
+
+func copied(x *tensor.Tensor) *tensor.Tensor {
+	return x.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}}})
+}

@@ -1,0 +1,492 @@
+package solver
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// operatorSpec is how the fixtures describe an operator.
+type operatorSpec struct {
+	Kind         string
+	Sigma        float64
+	Mask, Kernel string
+	Factor       int
+}
+
+func (f *fixture) operator(d *tensor.Device, s operatorSpec, h, w int) Operator {
+	f.t.Helper()
+	var op Operator
+	var err error
+	switch s.Kind {
+	case "denoise":
+		op = Denoise{}
+	case "gray":
+		op, err = NewGray(d)
+	case "inpaint":
+		op, err = NewInpaint(d, f.mask(s.Mask))
+	case "downsample":
+		op, err = NewDownsample(d, h, w, s.Factor)
+	case "blur":
+		op, err = NewBlur(d, h, w, f.kernel(s.Kernel))
+	default:
+		return nil
+	}
+	require.NoError(f.t, err)
+	return op
+}
+
+// TestOperatorFixture compares A, its adjoint, the gradient, the first guess and every inner optimiser.
+func TestOperatorFixture(t *testing.T) {
+	var c struct {
+		Cases []struct {
+			Task, X, Y, Grad, Guess, A string
+			AT                         string  `json:"AT_of_y"`
+			Half                       float64 `json:"half_sq"`
+			Count                      int
+			Operator                   operatorSpec
+			Corrected                  []struct {
+				Kind         Method
+				Steps        int
+				Lr, Rho, Lip float64
+				Out          string
+			}
+		}
+	}
+	f := openFixture(t, "solver_ops", &c)
+	for _, k := range c.Cases {
+		t.Run(k.Task, func(t *testing.T) {
+			d := device(t)
+			x, y := f.tensor(d, k.X), f.tensor(d, k.Y)
+			op := f.operator(d, k.Operator, x.H(), x.W())
+			if op == nil {
+				t.Skipf("operator %s is not part of the library", k.Operator.Kind)
+			}
+			check := func(what, name string, got *tensor.Tensor) {
+				t.Helper()
+				want, shape := f.nhwc(name)
+				require.Equal(t, shape, got.Shape(), what)
+				maxAbs(t, what, floats(t, got), want, 2e-5*largest(want))
+			}
+			require.Equal(t, x.Shape(), imageShape(op, y.Shape()))
+			check("A(x)", k.A, op.Apply(x))
+			check("AT(y)", k.AT, op.VJP(nil, y))
+			check("first guess", k.Guess, firstGuess(op, y))
+			cor := newCorrector(Problem{Operator: op, Y: y, Sigma: k.Operator.Sigma})
+			r := cor.residual(x)
+			check("gradient", k.Grad, op.VJP(x, r))
+			require.InEpsilon(t, 2*k.Half, floats(t, d.Dot(nil, r, r))[0], 1e-5)
+			require.Equal(t, float64(k.Count), cor.counts[0])
+			for _, v := range k.Corrected {
+				got, err := Correct(Problem{Operator: op, Y: y, Sigma: k.Operator.Sigma}, x, v.Rho, Inner{Method: v.Kind, Steps: v.Steps, Rate: v.Lr})
+				require.NoError(t, err)
+				want, _ := f.nhwc(v.Out)
+				// The stated tolerance is 1e-3. Adam divides by the size of the gradient and so magnifies the rounding of
+				// small ones.
+				maxAbs(t, string(v.Kind), floats(t, got), want, map[Method]float64{Adam: 2e-4}[v.Kind]+2e-5)
+				require.InEpsilon(t, v.Lip, lipschitz(op), 0.01)
+			}
+		})
+	}
+}
+
+// TestPeerOperators compares A, the gradient and the adjoint with the operators of the research codes.
+func TestPeerOperators(t *testing.T) {
+	for _, name := range []string{"op_inpaint_box", "op_inpaint_half_right", "op_inpaint_random", "op_sr4", "op_sr16", "op_gaussian_blur_k61_s3", "op_motion_blur_k61_i0.5"} {
+		t.Run(name, func(t *testing.T) {
+			var c struct {
+				Params    struct{ Factor int }
+				Tolerance map[string]struct {
+					MaxAbs float64 `json:"max_abs"`
+					RelL2  float64 `json:"rel_l2"`
+				}
+			}
+			f := openFixture(t, name, &c)
+			d := device(t)
+			x := f.tensor(d, "x")
+			spec := operatorSpec{Kind: "blur", Kernel: "kernel"}
+			if _, ok := f.file.Tensor("mask"); ok {
+				spec = operatorSpec{Kind: "inpaint", Mask: "mask"}
+			} else if c.Params.Factor > 0 {
+				spec = operatorSpec{Kind: "downsample", Factor: c.Params.Factor}
+			}
+			op := f.operator(d, spec, x.H(), x.W())
+			for what, got := range map[string]*tensor.Tensor{
+				"y":    op.Apply(x),
+				"grad": op.VJP(x, subtract(op.Apply(x), f.tensor(d, "y0"))),
+				"vjp":  op.VJP(x, f.tensor(d, "v")),
+			} {
+				want, _ := f.nhwc(what)
+				maxAbs(t, what, floats(t, got), want, c.Tolerance[what].MaxAbs)
+				require.Less(t, relL2(floats(t, got), want), c.Tolerance[what].RelL2, what)
+			}
+		})
+	}
+}
+
+// TestPhotoOperators does the same on a real photo, sampled.
+func TestPhotoOperators(t *testing.T) {
+	var c struct {
+		Stride    int
+		Operators []struct {
+			Name      string
+			Params    struct{ Factor int }
+			Tolerance struct {
+				Y, Grad struct {
+					MaxAbs float64 `json:"max_abs"`
+					RelL2  float64 `json:"rel_l2"`
+				}
+				SumSq float64 `json:"sum_sq_relative"`
+			}
+			Y, Grad struct {
+				SumSq float64 `json:"sum_sq"`
+			}
+		}
+	}
+	f := openFixture(t, "ops_photo256", &c)
+	d := device(t)
+	bytes, shape := f.nhwc("x_u8")
+	for i := range bytes {
+		bytes[i] = bytes[i]/127.5 - 1
+	}
+	x := d.From(bytes, shape[0], shape[1], shape[2], shape[3])
+	flip := d.Matrix(selection(x.W(), x.W(), func(i int) int { return x.W() - 1 - i }).banded())
+	same := d.Matrix(selection(x.H(), x.H(), func(i int) int { return i }).banded())
+	mirrored := d.Separable(nil, x, tensor.Separable{H: same, W: flip, Alpha: 1})
+	for _, k := range c.Operators {
+		spec := operatorSpec{}
+		switch k.Name {
+		case "inpaint_box", "inpaint_random":
+			spec = operatorSpec{Kind: "inpaint", Mask: k.Name + ".mask"}
+		case "sr4", "sr16":
+			spec = operatorSpec{Kind: "downsample", Factor: k.Params.Factor}
+		case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
+			spec = operatorSpec{Kind: "blur", Kernel: k.Name + ".kernel"}
+		default:
+			continue
+		}
+		t.Run(k.Name, func(t *testing.T) {
+			op := f.operator(d, spec, x.H(), x.W())
+			y := op.Apply(x)
+			grad := op.VJP(x, subtract(y, op.Apply(mirrored)))
+			for _, v := range []struct {
+				what   string
+				got    *tensor.Tensor
+				maxAbs float64
+				relL2  float64
+				sumSq  float64
+			}{
+				{"y", y, k.Tolerance.Y.MaxAbs, k.Tolerance.Y.RelL2, k.Y.SumSq},
+				{"grad", grad, k.Tolerance.Grad.MaxAbs, k.Tolerance.Grad.RelL2, k.Grad.SumSq},
+			} {
+				whole := toNCHW(floats(t, v.got), v.got.N(), v.got.H(), v.got.W(), v.got.C())
+				want, _ := f.planar(k.Name + "." + v.what + "_sampled")
+				got := make([]float32, len(want))
+				var square float64
+				for i := range got {
+					got[i] = whole[i*c.Stride]
+				}
+				for _, p := range whole {
+					square += float64(p) * float64(p)
+				}
+				maxAbs(t, v.what, got, want, v.maxAbs)
+				require.Less(t, relL2(got, want), v.relL2, v.what)
+				require.InEpsilon(t, v.sumSq, square, k.Tolerance.SumSq, v.what)
+			}
+		})
+	}
+}
+
+// linearOperators is every linear operator at a random size, with the shape of the images.
+func linearOperators(t *testing.T, d *tensor.Device, rng *rand.Rand) map[string]struct {
+	op    Operator
+	shape [4]int
+} {
+	n, h, w, c := 1+rng.IntN(2), 1+rng.IntN(24), 1+rng.IntN(24), 1+rng.IntN(3)
+	list := map[string]struct {
+		op    Operator
+		shape [4]int
+	}{}
+	add := func(name string, op Operator, err error, shape [4]int) {
+		require.NoError(t, err, name)
+		list[name] = struct {
+			op    Operator
+			shape [4]int
+		}{op, shape}
+	}
+	shape := [4]int{n, h, w, c}
+	add("denoise", Denoise{}, nil, shape)
+	gray, err := NewGray(d)
+	add("gray", gray, err, [4]int{n, h, w, 3})
+	mask, err := RandomMask(h, w, rng.Float64(), rng.Uint64())
+	require.NoError(t, err)
+	inpaint, err := NewInpaint(d, mask)
+	add("inpaint", inpaint, err, shape)
+	factor := 2 + rng.IntN(6)
+	down, err := NewDownsample(d, h*factor, w*factor, factor)
+	add("downsample", down, err, [4]int{n, h * factor, w * factor, c})
+	gauss, err := GaussianKernel(1+2*rng.IntN(12), 0.3+3*rng.Float64())
+	require.NoError(t, err)
+	blur, err := NewBlur(d, h, w, gauss)
+	add("Gaussian blur", blur, err, shape)
+	motion, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
+	require.NoError(t, err)
+	shake, err := NewBlur(d, h, w, motion)
+	add("motion blur", shake, err, shape)
+	wide, err := NewBlur(d, h*factor, w*factor, motion)
+	require.NoError(t, err)
+	add("blur, then downsample, then mask", Compose(wide, down, inpaint), nil, [4]int{n, h * factor, w * factor, c})
+	return list
+}
+
+// <A u, v> = <u, A^T v>
+func TestAdjoint(t *testing.T) {
+	for seed := range uint64(100) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		d := device(t)
+		for name, k := range linearOperators(t, d, rng) {
+			u := random(d, rng, k.shape)
+			au := k.op.Apply(u)
+			v := random(d, rng, au.Shape())
+			atv := k.op.VJP(nil, v)
+			require.Equal(t, u.Shape(), atv.Shape(), name)
+			require.Equal(t, u.Shape(), imageShape(k.op, au.Shape()), name)
+			left, right, scale := 0.0, 0.0, 0.0
+			fau, fv, fu, fatv := floats(t, au), floats(t, v), floats(t, u), floats(t, atv)
+			for i := range fv {
+				left += float64(fau[i]) * float64(fv[i])
+				scale += math.Abs(float64(fau[i]) * float64(fv[i]))
+			}
+			for i := range fu {
+				right += float64(fu[i]) * float64(fatv[i])
+			}
+			require.InDelta(t, left, right, 1e-5*scale+1e-12, "%s, seed %d, shape %v", name, seed, k.shape)
+		}
+	}
+}
+
+// The gradient is the derivative of 1/2 |A(x)-y|^2, and the Lipschitz constant bounds it: |A u|^2 <= L |u|^2.
+func TestLipschitz(t *testing.T) {
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		d := device(t)
+		for name, k := range linearOperators(t, d, rng) {
+			bound := lipschitz(k.op)
+			require.Positive(t, bound, name)
+			u := random(d, rng, k.shape)
+			var ratio float64
+			for range 12 { // the power method
+				next := k.op.VJP(nil, k.op.Apply(u))
+				v, w := floats(t, u), floats(t, next)
+				var vv, vw float64
+				for i := range v {
+					vv += float64(v[i]) * float64(v[i])
+					vw += float64(v[i]) * float64(w[i])
+				}
+				if vv < 1e-20 {
+					break
+				}
+				ratio, u = vw/vv, next
+			}
+			require.LessOrEqual(t, ratio, bound*(1+1e-5), "%s, seed %d, shape %v", name, seed, k.shape)
+		}
+	}
+}
+
+// A kernel whose weight lies in its corner shifts the picture, and the mirror then counts border pixels twice along both
+// axes: |A|^2 comes near 4.
+func TestLipschitzOffCentre(t *testing.T) {
+	d := device(t)
+	values := make([]float32, 49)
+	values[0] = 1
+	k, err := NewKernel(7, 7, values)
+	require.NoError(t, err)
+	op, err := NewBlur(d, 16, 16, k)
+	require.NoError(t, err)
+	require.InDelta(t, 4, op.Lipschitz(), 0.25)
+}
+
+// prox minimises 1/2 |A x - y|^2 + rho/2 |x-x0|^2: its gradient A^T (A x - y) + rho (x - x0) is zero there.
+func TestProx(t *testing.T) {
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		d := device(t)
+		for name, k := range linearOperators(t, d, rng) {
+			p, ok := k.op.(Proximal)
+			if !ok {
+				continue
+			}
+			x0 := random(d, rng, k.shape)
+			y := random(d, rng, k.op.Apply(x0).Shape())
+			if r, ok := k.op.(Restricter); ok {
+				y = r.Restrict(y)
+			}
+			rho := math.Pow(10, -3+4*rng.Float64())
+			x := p.Prox(x0, y, rho)
+			g := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{
+				{X: k.op.VJP(nil, subtract(k.op.Apply(x), y)), C: 1}, {X: x, C: rho}, {X: x0, C: -rho},
+			}})
+			size := largest(floats(t, x)) + largest(floats(t, x0))
+			require.Less(t, largest(floats(t, g)), 1e-5*size*(1+rho), "%s, seed %d, shape %v, rho %v", name, seed, k.shape, rho)
+		}
+	}
+}
+
+// W W^T is diagonal in the DCT-II basis, with the eigenvalues that the operator uses.
+func TestDownsampleSpectrum(t *testing.T) {
+	for _, c := range [][2]int{{8, 2}, {32, 4}, {64, 16}, {16, 16}, {21, 7}, {9, 3}, {30, 5}, {512, 2}} {
+		n, factor := c[0], c[1]
+		m := n / factor
+		down, u := reduction(m, n), cosines(m)
+		for k := range m {
+			lambda := 0.0
+			back := down.leftProduct(u.w[k]) // W^T u
+			for _, v := range back {
+				lambda += v * v
+			}
+			for i := range m { // W W^T u = lambda u
+				var sum float64
+				for j, v := range down.w[i] {
+					sum += v * back[down.first[i]+j]
+				}
+				require.InDelta(t, lambda*u.w[k][i], sum, 1e-12, "n %d, factor %d, vector %d", n, factor, k)
+			}
+		}
+	}
+}
+
+func TestOperatorRefusals(t *testing.T) {
+	d := device(t)
+	mask := func(h, w int) *Mask { m, _ := CenterMask(h, w, 0); return m }
+	kernel := func(h, w int, v ...float32) error { _, err := NewKernel(h, w, v); return err }
+	only := func(_ any, err error) error { return err }
+	for name, err := range map[string]error{
+		"factor 1":              only(NewDownsample(d, 8, 8, 1)),
+		"factor does not fit":   only(NewDownsample(d, 8, 9, 4)),
+		"no mask":               only(NewInpaint(d)),
+		"two sizes of masks":    only(NewInpaint(d, mask(4, 4), mask(4, 5))),
+		"kernel sum 0":          kernel(1, 3, 1, 0, -1),
+		"kernel NaN":            kernel(1, 1, float32(math.NaN())),
+		"kernel infinite":       kernel(1, 1, float32(math.Inf(1))),
+		"kernel too short":      kernel(2, 2, 1),
+		"kernel empty":          kernel(0, 0),
+		"Gaussian of even size": only(GaussianKernel(4, 1)),
+		"Gaussian without":      only(GaussianKernel(5, 0)),
+		"motion of even size":   only(MotionKernel(8, 0.5, 0)),
+		"motion too intense":    only(MotionKernel(9, 1.5, 0)),
+		"blur of nothing":       only(NewBlur(d, 0, 4, &BlurKernel{H: 1, W: 1, K: []float32{1}})),
+		"box too large":         only(BoxMask(8, 8, 9, 0)),
+		"centre too large":      only(CenterMask(8, 8, 9)),
+		"unknown half":          only(HalfMask(8, 8, "front")),
+		"fraction above 1":      only(RandomMask(8, 8, 1.1, 0)),
+		"picture of other size": only(PictureMask(8, 8, make([]uint8, 63), false)),
+		"mask without pixels":   only(CenterMask(0, 8, 0)),
+	} {
+		var e *tensor.Error
+		require.ErrorAs(t, err, &e, name)
+	}
+}
+
+func TestMasks(t *testing.T) {
+	picture := func(m *Mask) (s string) {
+		for i, k := range m.Known {
+			if i%m.W == 0 && i > 0 {
+				s += " "
+			}
+			s += map[bool]string{true: ".", false: "#"}[k]
+		}
+		return s
+	}
+	m, err := CenterMask(4, 6, 0)
+	require.NoError(t, err)
+	require.Equal(t, "...... .###.. .###.. ......", picture(m))
+	for side, want := range map[string]string{"left": "##... ##...", "right": "...## ...##", "top": "##### .....", "bottom": "..... #####"} {
+		m, err := HalfMask(2, 5, side)
+		require.NoError(t, err)
+		require.Equal(t, want, picture(m), side)
+	}
+	m, err = PictureMask(1, 4, []uint8{0, 127, 128, 255}, false)
+	require.NoError(t, err)
+	require.Equal(t, "..##", picture(m))
+	m, err = PictureMask(1, 4, []uint8{0, 127, 128, 255}, true)
+	require.NoError(t, err)
+	require.Equal(t, "##..", picture(m))
+
+	corners := map[string]bool{}
+	for seed := range uint64(200) {
+		m, err := BoxMask(32, 48, 0, seed)
+		require.NoError(t, err)
+		require.Equal(t, 16*24, m.Missing())
+		first := 0
+		for m.Known[first] {
+			first++
+		}
+		y, x := first/48, first%48
+		require.True(t, y >= 2 && y+16 <= 30 && x >= 3 && x+24 <= 45, "corner %d %d", y, x)
+		corners[fmt.Sprint(y, x)] = true
+	}
+	require.Greater(t, len(corners), 120)
+
+	for _, c := range []struct {
+		h, w     int
+		fraction float64
+		missing  int
+	}{{256, 256, 0.7, 45875}, {10, 10, 0.29, 29}, {5, 5, 0, 0}, {5, 5, 1, 25}} {
+		m, err := RandomMask(c.h, c.w, c.fraction, 3)
+		require.NoError(t, err)
+		require.Equal(t, c.missing, m.Missing())
+	}
+	a, _ := RandomMask(16, 16, 0.5, 1)
+	b, _ := RandomMask(16, 16, 0.5, 1)
+	c, _ := RandomMask(16, 16, 0.5, 2)
+	require.Equal(t, a, b)
+	require.NotEqual(t, a, c)
+}
+
+func TestMotionKernel(t *testing.T) {
+	for seed := range uint64(50) {
+		for _, intensity := range []float64{0, 0.5, 1} {
+			k, err := MotionKernel(61, intensity, seed)
+			require.NoError(t, err)
+			again, _ := MotionKernel(61, intensity, seed)
+			require.Equal(t, k, again)
+			var sum, mx, my float64
+			lit := 0
+			for i, v := range k.K {
+				require.GreaterOrEqual(t, v, float32(0))
+				sum += float64(v)
+				mx += float64(v) * float64(i%61-30)
+				my += float64(v) * float64(i/61-30)
+				if v > 0 {
+					lit++
+				}
+			}
+			require.InDelta(t, 1, sum, 1e-6)
+			require.InDelta(t, 0, mx, 1e-5, "a kernel must not shift the picture")
+			require.InDelta(t, 0, my, 1e-5)
+			require.Greater(t, lit, 20)
+		}
+	}
+	a, _ := MotionKernel(61, 0.5, 1)
+	b, _ := MotionKernel(61, 0.5, 2)
+	require.NotEqual(t, a, b)
+	for size := 3; size < 12; size += 2 {
+		_, err := MotionKernel(size, 1, uint64(size))
+		require.NoError(t, err)
+	}
+}
+
+func TestSeparableKernelIsFound(t *testing.T) {
+	gauss, _ := GaussianKernel(61, 3)
+	require.Equal(t, 25, gauss.trimmed().H)
+	_, _, ok := gauss.trimmed().factors()
+	require.True(t, ok)
+	motion, _ := MotionKernel(61, 0.5, 1)
+	_, _, ok = motion.factors()
+	require.False(t, ok)
+}

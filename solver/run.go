@@ -1,0 +1,228 @@
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// ErrNumeric is matched by the error of a run whose numbers stopped being finite.
+var ErrNumeric = errors.New("result is not finite")
+
+// Options are what all solvers share. The zero value works.
+type Options struct {
+	Schedule *Schedule // default: the denoiser's, if it is Scheduled, otherwise Linear(1000, 1e-4, 0.02)
+	Seed     uint64    // of the noise
+	First    int       // number of the batch's first image in the seed's sequence of images
+	Noise    Noise     // default NewNoise(Seed)
+	// Progress is called after every step of the run, on the run's own goroutine.
+	Progress func(Progress)
+
+	trace func(trace)
+}
+
+// Progress tells how far a run has come.
+type Progress struct {
+	Step, Total int // denoiser calls
+	Phase       int // 1 or 2; the baselines have phase 2 only
+	T           int // timestep of the step
+	Elapsed     time.Duration
+	// Preview downloads the latest clean images, NHWC. It may be called during the callback only.
+	Preview func() ([]float32, error)
+}
+
+// trace is what the tests compare: one step with its input, the denoiser's picture and the corrected one.
+type trace struct {
+	phase, t  int
+	x, x0, at *tensor.Tensor
+	losses    [][]float64
+}
+
+// Result is what a run made.
+type Result struct {
+	X0            *tensor.Tensor // the images; they live until their Free, or the end of an enclosing bracket
+	Calls         int            // denoiser calls
+	Corrections   int
+	OperatorCalls int // evaluations of A, of its transposed Jacobian and of Prox
+	Elapsed       time.Duration
+	Denoising     time.Duration // share of the denoiser
+	Correcting    time.Duration // share of the corrections
+	// Residual is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where the image explains the measurement up to
+	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count.
+	Residual []float64
+}
+
+// run is the state that all solvers step forward: the noisy images x and the latest clean ones x0.
+type run struct {
+	ctx      context.Context
+	o        Options
+	s        *Schedule
+	den      Denoiser
+	c        *corrector
+	d        *tensor.Device
+	x, x0, n *tensor.Tensor // overwritten in place, so that memory stays level
+	draws    int
+	total    int
+	start    time.Time
+	res      *Result
+	losses   [][]float64
+}
+
+// reconstruct runs an algorithm inside one memory bracket and turns panics of misuse into errors. A run that the context
+// ends returns the best images so far together with the context's error.
+func reconstruct(ctx context.Context, p Problem, den Denoiser, o Options, algorithm func(r *run) error) (res *Result, err error) {
+	if p.Y == nil || p.Operator == nil || den == nil {
+		return nil, fmt.Errorf("solver: operator, measurement and denoiser must be given")
+	}
+	res = &Result{}
+	complete := false
+	defer func() {
+		if !complete {
+			res = nil
+		}
+	}()
+	defer tensor.Catch(&err)
+	d := p.Y.Device()
+	defer d.Tidy(&res.X0)()
+
+	r := &run{ctx: ctx, o: o, s: o.Schedule, den: den, d: d, start: time.Now(), res: res}
+	if r.s == nil {
+		r.s = scheduleOf(den)
+	}
+	if r.o.Noise == nil {
+		r.o.Noise = NewNoise(o.Seed)
+	}
+	r.c = newCorrector(p)
+	if o.trace != nil {
+		r.c.record = func(half []float64) { r.losses = append(r.losses, half) }
+	}
+	shape := r.c.shape
+	r.x, r.n = d.New(shape[0], shape[1], shape[2], shape[3]), d.New(shape[0], shape[1], shape[2], shape[3])
+	guess := p.Start
+	if guess == nil {
+		guess = firstGuess(p.Operator, r.c.Y)
+		r.c.fits("Guess", guess, shape)
+	}
+	r.x0 = copied(guess)
+
+	stopped := algorithm(r)
+	if stopped != nil && (ctx.Err() == nil || !errors.Is(stopped, ctx.Err())) {
+		return res, stopped
+	}
+	res.OperatorCalls = r.c.calls
+	if res.Residual, err = r.c.residuals(r.x0); err != nil {
+		return res, err
+	}
+	for i, v := range res.Residual {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return res, fmt.Errorf("solver: residual of image %d: %w", o.First+i, ErrNumeric)
+		}
+	}
+	if err := d.Sync(); err != nil {
+		return res, err
+	}
+	res.Elapsed = time.Since(r.start)
+	res.X0, complete = copied(r.x0), true
+	return res, stopped
+}
+
+func scheduleOf(den Denoiser) *Schedule {
+	if s, ok := den.(Scheduled); ok && s.Schedule() != nil {
+		return s.Schedule()
+	}
+	return defaultSchedule()
+}
+
+// noise fills r.n with the next draw.
+func (r *run) noise() *tensor.Tensor {
+	draw(r.n, r.o.Noise, r.o.First, r.draws)
+	r.draws++
+	return r.n
+}
+
+// begin sets x = sqrt(a) x0 + sqrt(1-a) n from the first guess.
+func (r *run) begin(a float64) {
+	r.d.Blend(r.x, tensor.Blend{Terms: []tensor.Term{{X: r.x0, C: math.Sqrt(a)}, {X: r.noise(), C: math.Sqrt(1 - a)}}})
+}
+
+// advance goes from noise level a to b with the corrected picture x0, the noise that goes with the picture xe, and fresh
+// noise:
+//
+//	x = sqrt(b) x0 + ce e + cn n,   e = (x - sqrt(a) xe) / sqrt(1-a)
+//
+// Where cn is 0 no noise is drawn.
+func (r *run) advance(x0, xe *tensor.Tensor, a, b, ce, cn float64) {
+	terms := []tensor.Term{{X: x0, C: math.Sqrt(b)}}
+	if ce != 0 {
+		ce /= math.Sqrt(1 - a)
+		terms = append(terms, tensor.Term{X: r.x, C: ce}, tensor.Term{X: xe, C: -ce * math.Sqrt(a)})
+	}
+	if cn != 0 {
+		terms = append(terms, tensor.Term{X: r.noise(), C: cn})
+	}
+	r.d.Blend(r.x, tensor.Blend{Terms: terms})
+}
+
+// correction is one use of the corrector; nil means a plain step.
+type correction struct {
+	rho   float64
+	inner Inner
+}
+
+// step makes one denoiser call at timestep t, corrects the clean picture where asked to, keeps it, and lets then lead to
+// the next x from the corrected picture and the denoiser's own.
+func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *tensor.Tensor)) error {
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	defer r.d.Tidy()()
+	from := time.Now()
+	denoised := r.den.Denoise(r.x, t)
+	r.res.Calls++
+	if denoised.Shape() != r.c.shape {
+		tensor.Fail("solver.Denoiser", "clean estimate of %v has shape %v", r.x, denoised)
+	}
+	if err := r.finite(denoised, t); err != nil {
+		return err
+	}
+	r.res.Denoising += time.Since(from)
+
+	corrected := denoised
+	if by != nil {
+		from = time.Now()
+		corrected = r.c.correct(denoised, by.rho, by.inner)
+		if err := r.d.Sync(); err != nil {
+			return err
+		}
+		r.res.Corrections++
+		r.res.Correcting += time.Since(from)
+	}
+	r.d.Blend(r.x0, tensor.Blend{Terms: []tensor.Term{{X: corrected, C: 1}}})
+	if r.o.trace != nil {
+		r.o.trace(trace{phase, t, r.x, denoised, corrected, r.losses})
+		r.losses = nil
+	}
+	then(corrected, denoised)
+	if r.o.Progress != nil {
+		r.o.Progress(Progress{Step: r.res.Calls, Total: r.total, Phase: phase, T: t, Elapsed: time.Since(r.start), Preview: r.x0.Floats})
+	}
+	return nil
+}
+
+// finite checks a clean estimate by its norm; this also waits for the device.
+func (r *run) finite(x *tensor.Tensor, t int) error {
+	norms, err := r.d.Dot(nil, x, x).Floats()
+	if err != nil {
+		return err
+	}
+	for i, v := range norms {
+		if v := float64(v); math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("solver: denoiser call %d of %d, timestep %d, image %d: %w", r.res.Calls, r.total, t, r.o.First+i, ErrNumeric)
+		}
+	}
+	return nil
+}

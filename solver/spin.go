@@ -1,0 +1,136 @@
+package solver
+
+import (
+	"context"
+	"math"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// Parameters are the numbers of the algorithm. Start from Defaults and change what you mean to: a zero field is a zero,
+// unless it says otherwise.
+type Parameters struct {
+	TStar int // timestep of phase 1, and where phase 2 starts
+	K1    int // denoiser calls in phase 1
+
+	P     int     // denoiser calls in phase 2: timesteps from TStar to TLow, of which equal ones are merged
+	TLow  int     // last timestep
+	Power float64 // of the grid; 0 means 2
+	Every int     // phase 2 corrects at grid positions 0, Every, 2 Every, ...; 0 means 1, all of them
+	TEnd  int     // and where the timestep is at least TEnd; the steps below are plain
+
+	EtaG float64 // share of fresh noise after a corrected step, 0 to 1
+	EtaU float64 // DDIM eta of plain steps, 0 to 1
+
+	Lam1, Lam2     float64 // weight of staying near the denoised picture, phases 1 and 2
+	SDMin          float64 // floor of the noise level in that weight
+	Inner1, Inner2 Inner   // how to correct in phases 1 and 2
+
+	// Keep copies the measured pixels into the result where the operator is a Keeper and sigma is 0.
+	Keep bool
+}
+
+// Settings of a run of Spin. The zero value means the defaults of the operator's task.
+type Settings struct {
+	Parameters     // where all are zero: Defaults for the operator's task, the noise level and the schedule
+	Calls      int // budget of denoiser calls, to which K1 and P are scaled; 0: as they are. See Fast and Best
+	Options
+}
+
+// Spin reconstructs images from a measurement. With D the denoiser and g the first guess,
+//
+//	x = sqrt(a*) g + sqrt(1-a*) n                                      a* = abar(TStar)
+//	phase 1, K1 times:    x0 = correct(D(x, TStar));  x = sqrt(a*) x0 + sqrt(1-a*) n
+//	phase 2, for every t of the grid, a = abar(t), b = abar(next t):
+//	    x0 = D(x, t);  where guided: x0 = correct(x0)
+//	    e  = (x - sqrt(a) x0) / sqrt(1-a)
+//	    s2 = EtaG^2 (1-b) where guided, otherwise EtaU^2 (1-b)/(1-a) (1-a/b)
+//	    x  = sqrt(b) x0 + sqrt(1-b-s2) e + sqrt(s2) n                  the last x0 is the result
+//
+// Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0.
+//
+// When the context ends, the Result holds the best images so far and the error is the context's.
+func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
+	return reconstruct(ctx, p, den, s.Options, func(r *run) error {
+		if s.Parameters == (Parameters{}) {
+			s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, r.s).Parameters
+		}
+		return r.spin(s.Budget(s.Calls).checked(r))
+	})
+}
+
+func (r *run) spin(s Parameters) error {
+	grid := Grid(s.TStar, s.TLow, s.P, s.Power)
+	r.total = s.K1 + len(grid)
+	star := r.s.AlphaBar(s.TStar)
+
+	r.begin(star)
+	for range s.K1 {
+		by := &correction{r.rho(s.Lam1, s.SDMin, s.TStar), s.Inner1}
+		err := r.step(1, s.TStar, by, func(x0, _ *tensor.Tensor) {
+			r.advance(x0, x0, star, star, 0, math.Sqrt(1-star))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for i, t := range grid {
+		var by *correction
+		if i%s.Every == 0 && t >= s.TEnd {
+			by = &correction{r.rho(s.Lam2, s.SDMin, t), s.Inner2}
+		}
+		err := r.step(2, t, by, func(x0, _ *tensor.Tensor) {
+			if i == len(grid)-1 {
+				return
+			}
+			a, b := r.s.AlphaBar(t), r.s.AlphaBar(grid[i+1])
+			s2 := s.EtaU * s.EtaU * (1 - b) / (1 - a) * (1 - a/b)
+			if by != nil {
+				s2 = s.EtaG * s.EtaG * (1 - b)
+			}
+			r.advance(x0, x0, a, b, math.Sqrt(max(0, 1-b-s2)), math.Sqrt(s2))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if k, ok := r.c.Operator.(Keeper); ok && s.Keep && r.c.Sigma == 0 {
+		r.x0 = k.Keep(r.x0, r.c.Y)
+	}
+	return nil
+}
+
+// rho is lam sd^2 abar/(1-abar) with sd = max(sigma, floor): the noise variance of the measurement over the uncertainty
+// of the clean picture at that noise level. Early steps follow the measurement, late ones the prior.
+func (r *run) rho(lam, floor float64, t int) float64 {
+	sd := max(r.c.Sigma, floor)
+	a := r.s.AlphaBar(t)
+	return lam * sd * sd * a / (1 - a)
+}
+
+// checked fills in what is left to defaults and refuses what makes no sense.
+func (s Parameters) checked(r *run) Parameters {
+	const op = "solver.Parameters"
+	if s.Power == 0 {
+		s.Power = 2
+	}
+	if s.Every == 0 {
+		s.Every = 1
+	}
+	if s.TStar < 0 || s.TStar >= r.s.Len() || s.TLow < 0 || s.TLow > s.TStar {
+		tensor.Fail(op, "timesteps TStar %d and TLow %d: expected 0 <= TLow <= TStar < %d", s.TStar, s.TLow, r.s.Len())
+	}
+	if s.K1 < 0 || s.P < 1 || s.Every < 1 || s.K1 > maxTimesteps || s.P > maxTimesteps {
+		tensor.Fail(op, "K1 %d, P %d, Every %d: expected K1 at least 0, P and Every at least 1", s.K1, s.P, s.Every)
+	}
+	for _, v := range []struct {
+		name   string
+		v, top float64
+	}{{"Power", s.Power, 100}, {"EtaG", s.EtaG, 1}, {"EtaU", s.EtaU, 1}, {"Lam1", s.Lam1, math.MaxFloat32}, {"Lam2", s.Lam2, math.MaxFloat32}, {"SDMin", s.SDMin, math.MaxFloat32}} {
+		if !(v.v >= 0 && v.v <= v.top) {
+			tensor.Fail(op, "%s is %v, expected 0 to %v", v.name, v.v, v.top)
+		}
+	}
+	s.Inner1, s.Inner2 = r.c.choose(s.Inner1), r.c.choose(s.Inner2)
+	return s
+}

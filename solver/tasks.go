@@ -1,0 +1,131 @@
+package solver
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// Task names a row of the table of defaults.
+type Task string
+
+const (
+	TaskDenoise       Task = "denoise"
+	TaskInpaintRandom Task = "inpaint-random" // scattered pixels are missing
+	TaskInpaintBox    Task = "inpaint-box"    // a box or a half is missing, and something must be invented
+	TaskInpaintMask   Task = "inpaint-mask"   // a drawn mask: scratches, text, dust
+	TaskGaussianBlur  Task = "deblur-gaussian"
+	TaskMotionBlur    Task = "deblur-motion"
+	TaskBlur          Task = "deblur" // the user's own kernel
+	TaskColor         Task = "colorize"
+	TaskOther         Task = "other" // an operator that this package does not know
+)
+
+// TaskSuperResolution is super-resolution by a factor of 2 or more, "sr4" for example.
+func TaskSuperResolution(factor int) Task { return Task(fmt.Sprintf("sr%d", factor)) }
+
+// Budgets of denoiser calls.
+const (
+	Fast     = 16
+	Standard = 40
+	Best     = 100
+)
+
+// defaults of one task, for the linear schedule, in a budget of 40 calls.
+type defaults struct {
+	tstar, k1, p int
+	lam          float64
+}
+
+// table was found by experiment with a small photo prior at sigma = 0.05.
+var table = map[Task]defaults{
+	TaskDenoise:       {60, 2, 38, 1}, // tstar: see Defaults
+	TaskInpaintRandom: {80, 4, 36, 0.3},
+	TaskInpaintMask:   {80, 4, 36, 0.3},
+	TaskInpaintBox:    {500, 12, 28, 0.3},
+	TaskGaussianBlur:  {300, 8, 32, 0.3},
+	TaskMotionBlur:    {150, 8, 32, 0.5},
+	TaskBlur:          {150, 8, 32, 0.5}, // like motion blur: most kernels that someone brings are shakes
+	TaskColor:         {400, 12, 28, 0.3},
+	TaskOther:         {200, 8, 32, 0.3}, // the flat middle of what works where the measurement covers the picture
+}
+
+// superResolution interpolates between x4 (300, 8 calls, 0.2) and x16 (500, 12 calls, 0.1), linearly in the logarithm of
+// the factor. The line goes on below 4, to (200, 6 calls, 0.25) at 2, and ends at 16.
+func superResolution(factor int) defaults {
+	u := min((math.Log2(float64(factor))-2)/2, 1)
+	k1 := round(8 + 4*u)
+	return defaults{round(300 + 200*u), k1, Standard - k1, 0.2 - 0.1*u}
+}
+
+func round(v float64) int { return int(math.RoundToEven(v)) }
+
+// Defaults are the published settings of a task in a budget of 40 calls. sigma is the noise level of the measurement in
+// units of the images; a nil schedule is the linear one.
+//
+// At all noise levels Every = 1, Power = 2, EtaG = 1, EtaU = 0. For sigma of 0.03 and more, guidance ends at timestep 8
+// and the grid at 3, SDMin = 0.02; below it they end at 3 and 1. Where sigma is 0, the last step is corrected as well
+// (TEnd = 0), SDMin = 0.01, and inpainting keeps the known pixels. Denoising starts where the noise-to-signal ratio is
+// 4 sigma. On another schedule each of these timesteps becomes the one with the nearest noise-to-signal ratio. Blur is
+// corrected by 15 steps of CG, what has a closed form by that.
+//
+// It panics with *tensor.Error for a task that is not in the table; see ParseTask.
+func Defaults(task Task, sigma float64, schedule *Schedule) Settings {
+	row, ok := lookup(task)
+	if !ok {
+		tensor.Fail("solver.Defaults", "task %q is not known", task)
+	}
+	linear := defaultSchedule()
+	if schedule == nil {
+		schedule = linear
+	}
+	at := func(t int) int { return schedule.Nearest(linear.NoiseToSignal(t)) }
+	p := Parameters{
+		TStar: at(row.tstar), K1: row.k1, P: row.p, TLow: at(3), Power: 2, Every: 1, TEnd: at(8),
+		EtaG: 1, EtaU: 0, Lam1: row.lam, Lam2: row.lam, SDMin: 0.02,
+	}
+	if sigma < 0.03 {
+		p.TEnd, p.TLow = at(3), at(1)
+	}
+	if sigma == 0 {
+		p.TEnd, p.SDMin = 0, 0.01
+		p.Keep = true
+	}
+	if task == TaskDenoise {
+		p.TStar = schedule.Nearest(4 * sigma)
+	}
+	p.TLow = min(p.TLow, p.TStar)
+	return Settings{Parameters: p}
+}
+
+// ParseTask checks the name of a task.
+func ParseTask(name string) (Task, error) {
+	if _, ok := lookup(Task(name)); !ok {
+		return "", fmt.Errorf("solver: task %q is not known", name)
+	}
+	return Task(name), nil
+}
+
+func lookup(task Task) (defaults, bool) {
+	if f, ok := strings.CutPrefix(string(task), "sr"); ok {
+		factor, err := strconv.Atoi(f)
+		return superResolution(max(factor, 2)), err == nil && factor >= 2
+	}
+	row, ok := table[task]
+	return row, ok
+}
+
+// Budget scales K1 and P to n denoiser calls in all, K1 = max(1, round(n K1/(K1+P))) and P = n - K1, at least 1. 0 and
+// less leave them as they are.
+func (s Parameters) Budget(n int) Parameters {
+	if n <= 0 || s.K1+s.P <= 0 {
+		return s
+	}
+	k1 := max(1, round(float64(n)*float64(s.K1)/float64(s.K1+s.P)))
+	s.K1 = min(k1, n-1)
+	s.P = n - s.K1
+	return s
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package weights
+
+const raceDetector = false
