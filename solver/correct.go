@@ -217,7 +217,7 @@ func (c *corrector) cg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor 
 	rs, next := d.Dot(nil, r, r), d.New(x0.N(), 1, 1, 1)
 	for range in.Steps {
 		c.note(x)
-		close := d.Tidy()
+		tidy := d.Tidy()
 		q := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.vjp(nil, c.apply(p)), C: 1}, {X: p, C: rho}}})
 		curvature := d.Dot(nil, p, q)
 		d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}, {X: p, C: 1, Num: rs, Den: curvature}}})
@@ -225,7 +225,7 @@ func (c *corrector) cg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor 
 		d.Dot(next, r, r)
 		d.Blend(p, tensor.Blend{Terms: []tensor.Term{{X: r, C: 1}, {X: p, C: 1, Num: next, Den: rs}}})
 		rs, next = next, rs
-		close()
+		tidy()
 	}
 	return x
 }
@@ -240,14 +240,14 @@ func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 	for range in.Steps {
 		c.note(x)
 		next := (1 + math.Sqrt(1+4*theta*theta)) / 2
-		close := c.d.Tidy()
+		tidy := c.d.Tidy()
 		a := tensor.Accelerate{X: x, Z: z, X0: x0, Step: step, Rho: rho, Momentum: (theta - 1) / next}
 		if c.stops(in) {
 			a.Stop = c.stop(c.residual(x), in) // the rule is about x, the gradient about z
 		}
 		a.Grad = c.vjp(z, c.residual(z))
 		c.d.Accelerate(a)
-		close()
+		tidy()
 		theta = next
 	}
 	return x
@@ -258,7 +258,7 @@ func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tenso
 	m, v := c.d.Blend(nil, zero), c.d.Blend(nil, zero)
 	for t := range in.Steps {
 		c.note(x)
-		close := c.d.Tidy()
+		tidy := c.d.Tidy()
 		r := c.residual(x)
 		a := tensor.Adam{X: x, M: m, V: v, X0: x0, Rate: in.Rate, Rho: rho, T: t + 1}
 		if c.stops(in) {
@@ -266,7 +266,7 @@ func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tenso
 		}
 		a.Grad = c.vjp(x, r)
 		c.d.Adam(a)
-		close()
+		tidy()
 	}
 	return x
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // fixture is one folder of numbers from the reference implementation: case.json and io.safetensors, arrays in NCHW.
-// A few lie in testdata; the rest is read from $SPIN_SHARED (default ../shared beside the repository) or skipped.
+// They are read from $SPIN_SHARED (default ../shared beside the repository). A few lie in testdata as well, for those who
+// have the repository alone; the rest is skipped then.
 type fixture struct {
 	t      *testing.T
 	folder string
@@ -29,7 +30,7 @@ func openFixture(t *testing.T, name string, spec any) *fixture {
 	if shared == "" {
 		shared = "../../shared"
 	}
-	for _, root := range []string{"testdata", filepath.Join(shared, "fixtures")} {
+	for _, root := range []string{filepath.Join(shared, "fixtures"), "testdata"} {
 		folder := filepath.Join(root, name)
 		text, err := os.ReadFile(filepath.Join(folder, "case.json"))
 		if err != nil {

@@ -97,71 +97,88 @@ func (op *Inpaint) Guess(y *tensor.Tensor) *tensor.Tensor {
 // fill fills the holes of one picture in place, on the host. It runs once per reconstruction.
 func fill(m *Mask, x []float32, c int) {
 	h, w := m.H, m.W
-	var empty []int
-	src := make([]float64, h*w*(c+1)) // the known values, and a channel of ones there
+	step := c + 1 // the known values, and a channel of ones there
+	src := make([]float64, h*w*step)
 	mean, known := make([]float64, c), 0
+	empty := make([][]int, h)   // columns of the empty pixels of each row
+	within := make([][2]int, h) // first column with a known pixel, and the one after the last
 	for i, k := range m.Known {
+		row, col := i/w, i%w
 		if !k {
-			empty = append(empty, i)
+			empty[row] = append(empty[row], col)
 			continue
 		}
+		if within[row][1] == 0 {
+			within[row][0] = col
+		}
+		within[row][1] = col + 1
 		known++
-		src[i*(c+1)+c] = 1
+		src[i*step+c] = 1
 		for ch := range c {
-			src[i*(c+1)+ch] = float64(x[i*c+ch])
+			src[i*step+ch] = float64(x[i*c+ch])
 			mean[ch] += float64(x[i*c+ch])
 		}
 	}
-	for s := 1; len(empty) > 0 && s <= max(h, w); s *= 2 {
+	across, down := make([]float64, len(src)), make([]float64, len(src)) // blurred along the rows, and then down the columns
+	for s := 1; s <= max(h, w); s *= 2 {
+		lo, hi := w, 0 // the columns with empty pixels lie inside
+		for _, cols := range empty {
+			if len(cols) > 0 {
+				lo, hi = min(lo, cols[0]), max(hi, cols[len(cols)-1]+1)
+			}
+		}
+		if lo >= hi {
+			return
+		}
 		k := gaussian(float64(s), 3*s)
-		columns := make([]bool, w) // those with an empty pixel: the only ones that are blurred
-		for _, i := range empty {
-			columns[i%w] = true
-		}
-		across := make([]float64, len(src)) // blurred along the rows
-		parallel(h, func(yy int) {
-			row, out := src[yy*w*(c+1):(yy+1)*w*(c+1)], across[yy*w*(c+1):(yy+1)*w*(c+1)]
-			for xx := range w {
-				if columns[xx] {
-					convolve(out[xx*(c+1):(xx+1)*(c+1)], row, k, xx, w, c+1)
+		parallel(h, func(y int) {
+			line := across[y*w*step : (y+1)*w*step]
+			clear(line)
+			for j, weight := range k {
+				shift := j - 3*s
+				from, to := max(lo+shift, within[y][0]), min(hi+shift, within[y][1])
+				if from < to {
+					addScaled(line[(from-shift)*step:], src[(y*w+from)*step:(y*w+to)*step], weight)
 				}
 			}
 		})
-		filled := make([]bool, len(empty))
-		parallel(len(empty), func(e int) {
-			i := empty[e]
-			sum := make([]float64, c+1)
-			convolve(sum, across[i%w*(c+1):], k, i/w, h, w*(c+1))
-			if sum[c] > 0.02 {
-				filled[e] = true
+		parallel(h, func(y int) {
+			if len(empty[y]) == 0 {
+				return
+			}
+			line := down[y*w*step : (y+1)*w*step]
+			clear(line)
+			for yy := max(0, y-3*s); yy <= min(h-1, y+3*s); yy++ {
+				addScaled(line[lo*step:], across[(yy*w+lo)*step:(yy*w+hi)*step], k[yy-y+3*s])
+			}
+			left := empty[y][:0]
+			for _, col := range empty[y] {
+				v := line[col*step : (col+1)*step]
+				if v[c] <= 0.02 {
+					left = append(left, col)
+					continue
+				}
 				for ch := range c {
-					x[i*c+ch] = float32(sum[ch] / sum[c])
+					x[(y*w+col)*c+ch] = float32(v[ch] / v[c])
 				}
 			}
+			empty[y] = left
 		})
-		left := empty[:0]
-		for e, i := range empty {
-			if !filled[e] {
-				left = append(left, i)
-			}
-		}
-		empty = left
 	}
-	for _, i := range empty {
-		for ch := range c {
-			x[i*c+ch] = float32(mean[ch] / float64(max(known, 1)))
+	for y, cols := range empty {
+		for _, col := range cols {
+			for ch := range c {
+				x[(y*w+col)*c+ch] = float32(mean[ch] / float64(max(known, 1)))
+			}
 		}
 	}
 }
 
-// convolve adds up src around position i of n, stride elements apart, with the weights k, into sum.
-func convolve(sum, src, k []float64, i, n, stride int) {
-	p := len(k) / 2
-	for j := max(0, i-p); j <= min(n-1, i+p); j++ {
-		weight, at := k[j-i+p], src[j*stride:]
-		for ch := range sum {
-			sum[ch] += weight * at[ch]
-		}
+// addScaled adds weight * src to dst.
+func addScaled(dst, src []float64, weight float64) {
+	dst = dst[:len(src)]
+	for i, v := range src {
+		dst[i] += weight * v
 	}
 }
 

@@ -169,8 +169,7 @@ func TestRivalTrajectories(t *testing.T) {
 			var c trajectory
 			f := openFixture(t, name, &c)
 			d := device(t)
-			mu, shape := f.nhwc("mu")
-			_ = mu
+			_, shape := f.nhwc("mu")
 			p := Problem{Operator: f.operator(d, c.Operator, shape[1], shape[2]), Y: f.tensor(d, "y"), Sigma: c.Operator.Sigma}
 			noise := script{}
 			for i := range c.Settings.N {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
@@ -280,6 +282,7 @@ func TestZstd(t *testing.T) {
 		"not safetensors":     {zip([]byte("PK\x03\x04 and some more bytes")), "zip archive"},
 		"empty inside":        {zip(nil), "the file is empty"},
 		"malformed inside":    {zip(raw(`{}`, 1)), "belong to none"},
+		"too large":           {[]byte(zstdMagic + "\xc0\x58" + "\x01\x00\x00\x00\x10\x00\x00\x00" + "\x01\x00\x00"), "at most 68719476736"},
 		"bomb":                {zip(zeros), "no weights compress like that"},
 		"header only, a bomb": {zip(raw(strings.Repeat(" ", 4<<20), 0)), "does not begin with"},
 		// Descriptor: size in four bytes, no single segment; window 2^(10+16).
@@ -338,6 +341,53 @@ func TestTruncatedWhileOpen(t *testing.T) {
 		require.ErrorIs(t, err, ErrChanged, name)
 		require.ErrorIs(t, EncodeZstd(&bytes.Buffer{}, []Tensor{a, b, c}, nil), ErrChanged, name)
 		require.ErrorIs(t, caught(func() { f.Scope().Floats("a", 1<<16) }), ErrChanged, name)
+	}
+}
+
+func TestRewrittenWhileOpen(t *testing.T) {
+	for name, change := range map[string]func(path string, was os.FileInfo) error{
+		"same size, another time": func(path string, was os.FileInfo) error {
+			return os.Chtimes(path, was.ModTime().Add(time.Second), was.ModTime().Add(time.Second))
+		},
+		"same time, another size": func(path string, was os.FileInfo) error {
+			return errors.Join(os.Truncate(path, was.Size()+1), os.Chtimes(path, was.ModTime(), was.ModTime()))
+		},
+	} {
+		path := temp(t, "m.safetensors", encoded(t, small(), nil))
+		f := open(t, path)
+		a, _ := f.Tensor("a.weight")
+		_, err := a.Floats()
+		require.NoError(t, err)
+		was, err := os.Stat(path)
+		require.NoError(t, err)
+		require.NoError(t, change(path, was))
+		_, err = a.Floats()
+		require.ErrorIs(t, err, ErrChanged, name)
+	}
+}
+
+func TestIndexLimits(t *testing.T) {
+	path := temp(t, "m.safetensors.index.json", nil)
+	require.NoError(t, os.Truncate(path, maxIndex+1))
+	_, err := Open(path)
+	requireFormat(t, err)
+	require.ErrorContains(t, err, "at most 67108864 are allowed")
+
+	list := func(n, shards int) []byte {
+		b := []byte(`{"weight_map":{`)
+		for i := range n {
+			b = fmt.Appendf(b, `"%d":"%d.safetensors",`, i, i%shards)
+		}
+		return append(b[:len(b)-1], "}}"...)
+	}
+	members, err := parseIndex(list(2*maxShards, maxShards))
+	require.NoError(t, err)
+	require.Len(t, members, 2*maxShards)
+	_, err = parseIndex(list(maxShards+1, maxShards+1))
+	require.ErrorContains(t, err, "more than 1000 shards")
+	if !raceDetector {
+		_, err = parseIndex(list(maxTensors+1, 1))
+		require.ErrorContains(t, err, "more than 100000 tensors")
 	}
 }
 

@@ -34,7 +34,8 @@ var demoTasks = []demoTask{
 		return solver.Spec{Kind: "downsample", Factor: 4}, nil
 	}},
 	{"scratches.png", "Scratch removal", "scratches", 0, func(h, w int) (solver.Spec, error) {
-		return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{scratches(h, w, 14, demoSeed)}, Note: "scratches"}, nil
+		m, err := solver.ScratchMask(h, w, 14, demoSeed)
+		return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{m}, Note: "scratches:14"}, err
 	}},
 }
 
@@ -144,54 +145,4 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON array on standard output")
 	c.Flags().BoolVar(&force, "force", true, "replace pictures of an earlier demo")
 	return c
-}
-
-// scratches is a mask of random bent lines, 2 to 5 pixels wide.
-func scratches(h, w, count int, seed uint64) *solver.Mask {
-	m := &solver.Mask{H: h, W: w, Known: make([]bool, h*w), Task: solver.TaskInpaintMask}
-	for i := range m.Known {
-		m.Known[i] = true
-	}
-	rng := newSplitMix(seed)
-	for range count {
-		var p [3][2]float64
-		for i := range p {
-			p[i] = [2]float64{rng.float() * float64(w), rng.float() * float64(h)}
-		}
-		radius := 1 + 1.5*rng.float()
-		for i := range 2 {
-			a, b := p[i], p[i+1]
-			steps := int(2*max(abs(b[0]-a[0]), abs(b[1]-a[1]))) + 1
-			for s := range steps + 1 {
-				u := float64(s) / float64(steps)
-				disc(m, a[0]+u*(b[0]-a[0]), a[1]+u*(b[1]-a[1]), radius)
-			}
-		}
-	}
-	return m
-}
-
-func abs(x float64) float64 { return max(x, -x) }
-
-func disc(m *solver.Mask, cx, cy, r float64) {
-	for y := max(int(cy-r), 0); y <= min(int(cy+r)+1, m.H-1); y++ {
-		for x := max(int(cx-r), 0); x <= min(int(cx+r)+1, m.W-1); x++ {
-			if dx, dy := float64(x)-cx, float64(y)-cy; dx*dx+dy*dy <= r*r {
-				m.Known[y*m.W+x] = false
-			}
-		}
-	}
-}
-
-// splitMix is SplitMix64 (Steele, Lea and Flood 2014): enough to place scratches, and the same with every Go version.
-type splitMix uint64
-
-func newSplitMix(seed uint64) *splitMix { s := splitMix(seed); return &s }
-
-func (s *splitMix) float() float64 {
-	*s += 0x9e3779b97f4a7c15
-	z := uint64(*s)
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return float64((z^z>>31)>>11) / (1 << 53)
 }

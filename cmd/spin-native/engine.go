@@ -131,29 +131,33 @@ func loadPrior(d *tensor.Device, name string, edge int) (*prior, error) {
 	return p, nil
 }
 
-// memory is what a run of the prior on n pictures of h x w takes, in bytes: the network's tensors, exactly, from a dry
-// run, the weights, and the solver's pictures.
-func memory(name string, n, h, w int) (int64, error) {
+// plan runs the prior on n pictures of h x w without computing: the peak of its tensors in bytes, and its operations.
+func plan(name string, n, h, w int) (peak, weights int64, flop float64, err error) {
 	f, _, config, err := openPrior(name)
 	if err != nil {
-		return 0, err
+		return 0, 0, 0, err
 	}
 	defer f.Close()
-	d := dryrun.Open()
+	d, count := dryrun.Open()
 	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{MeanOnly: true})
 	if err != nil {
-		return 0, fmt.Errorf("prior: %w", err)
+		return 0, 0, 0, fmt.Errorf("prior: %w", err)
 	}
 	m := config.Downsampling()
 	h, w = (h+m-1)/m*m, (w+m-1)/m*m
-	x := d.New(n, h, w, config.InChannels)
-	if _, err := net.Predict(x, []float64{0}, nil); err != nil {
-		return 0, err
+	if _, err := net.Predict(d.New(n, h, w, config.InChannels), []float64{0}, nil); err != nil {
+		return 0, 0, 0, err
 	}
+	return d.Stats().Peak, f.Size(), *count, nil
+}
+
+// memory is what a run of the prior on n pictures of h x w takes, in bytes: the network's tensors, exactly, from a dry
+// run, the weights, and the solver's pictures.
+func memory(name string, n, h, w int) (int64, error) {
+	peak, weights, _, err := plan(name, n, h, w)
 	const pictures = 24 // x, x0, noise, measurement, the inner optimiser's, and those of the file formats
-	const packed = 4    // Winograd weights are up to 4 times as large as the file's, which may be half precision
-	weights := f.Size() * packed
-	return d.Stats().Peak + weights + pictures*4*int64(n)*int64(h)*int64(w)*3, nil
+	const packed = 8    // Winograd weights are 4 times as many as the file's, which may be half precision
+	return peak + weights*packed + pictures*4*int64(n)*int64(h)*int64(w)*3, err
 }
 
 // checkMemory refuses a run that would not fit.

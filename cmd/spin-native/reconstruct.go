@@ -75,8 +75,9 @@ type reconstructReport struct {
 	CorrectSeconds float64           `json:"correct_seconds"`
 	Residual       []float64         `json:"residual"`
 	Settings       solver.Parameters `json:"settings"`
-	Measured       *score            `json:"measured,omitempty"` // the input against the truth
-	Result         []score           `json:"result,omitempty"`   // the outputs against the truth
+	Measured       *score            `json:"measured,omitempty"`    // the input against the truth
+	FirstGuess     *score            `json:"first_guess,omitempty"` // the operator's own, without the prior
+	Result         []score           `json:"result,omitempty"`      // the outputs against the truth
 }
 
 func (f *reconstructFlags) run(c *cobra.Command, input string) error {
@@ -158,6 +159,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			panels[0].Caption += "\n" + v.String()
 		}
 	}
+	if truth != nil && s.guess != nil {
+		v, err := scoreOf(s.guess, truth)
+		if err != nil {
+			return err
+		}
+		report.FirstGuess = &v
+	}
 	for i, img := range s.images {
 		img.Gray, img.Depth, img.ICC, img.Alpha = pic.Gray, pic.Depth, pic.ICC, alphaFor(pic, h, w)
 		title, caption := "Reconstructed", residualText(m, s.result.Residual[i])
@@ -206,6 +214,9 @@ func (r reconstructReport) print(w io.Writer, m *solver.Measurement) {
 	}
 	if r.Measured != nil {
 		fmt.Fprintf(w, "  measured       %s\n", *r.Measured)
+	}
+	if r.FirstGuess != nil {
+		fmt.Fprintf(w, "  first guess    %s\n", *r.FirstGuess)
 	}
 	for _, v := range r.Result {
 		fmt.Fprintf(w, "  reconstructed  %s\n", v)

@@ -53,6 +53,7 @@ func (f *solveFlags) calls(c *cobra.Command) (int, error) {
 // solution is a reconstruction off the device.
 type solution struct {
 	images   []*imagefile.Image
+	guess    *imagefile.Image // the operator's first guess, without a prior; nil where it has none
 	result   *solver.Result
 	settings solver.Parameters
 	task     solver.Task
@@ -95,14 +96,25 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	s = &solution{result: res, settings: settings.Parameters.Budget(calls), task: task}
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
-		pic := imagefile.New(w, h)
-		copy(pic.Pix, data[i*len(pic.Pix):])
-		for j, v := range pic.Pix {
-			pic.Pix[j] = min(max(v, -1), 1)
+		s.images = append(s.images, pictureOf(data, i, h, w))
+	}
+	if g, ok := problem.Operator.(solver.Guesser); ok {
+		if data, err = g.Guess(problem.Y).Floats(); err != nil {
+			return nil, err
 		}
-		s.images = append(s.images, pic)
+		s.guess = pictureOf(data, 0, h, w)
 	}
 	return s, nil
+}
+
+// pictureOf is image n of a batch, clipped.
+func pictureOf(data []float32, n, h, w int) *imagefile.Image {
+	pic := imagefile.New(w, h)
+	copy(pic.Pix, data[n*len(pic.Pix):])
+	for i, v := range pic.Pix {
+		pic.Pix[i] = min(max(v, -1), 1)
+	}
+	return pic
 }
 
 // watch returns a progress callback that draws a bar with the time that is left on stderr, where that is a terminal.

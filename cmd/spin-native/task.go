@@ -28,6 +28,7 @@ const taskHelp = `Tasks:
                                    (--invert-mask: the other way round)
             --mask box[:SIZE[:SEED]]   a square hole at a random place    --mask center[:SIZE]  in the middle
             --mask half:left|right|top|bottom                             --mask random:FRACTION_MISSING[:SEED]
+            --mask scratches[:COUNT[:SEED]]
   sr        --scale N              N times larger in both directions (antialiased bicubic reduction undone)
   deblur    --kernel FILE          the blur as a small picture, .npy array or text table, its centre in the middle
             --kernel gaussian:SIZE:STD | motion:SIZE:INTENSITY[:SEED]
@@ -35,7 +36,7 @@ const taskHelp = `Tasks:
 
 func (f *taskFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.task, "task", "", "inpaint, sr, deblur or denoise")
-	c.Flags().StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE or random:FRACTION")
+	c.Flags().StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
 	c.Flags().BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
 	c.Flags().IntVar(&f.scale, "scale", 4, "sr: the factor")
 	c.Flags().StringVar(&f.kernel, "kernel", "", "deblur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
@@ -119,7 +120,7 @@ func parseFloat(s string) (float64, error) { return strconv.ParseFloat(s, 64) }
 
 func (f *taskFlags) maskOf(h, w int, stderr io.Writer) (m *solver.Mask, err error) {
 	name, _, _ := strings.Cut(f.mask, ":")
-	builtin := map[string][2]int{"box": {0, 2}, "center": {0, 1}, "half": {1, 1}, "random": {1, 2}}
+	builtin := map[string][2]int{"box": {0, 2}, "center": {0, 1}, "half": {1, 1}, "random": {1, 2}, "scratches": {0, 2}}
 	count, ok := builtin[name]
 	if !ok {
 		return f.pictureMask(h, w, stderr)
@@ -132,7 +133,10 @@ func (f *taskFlags) maskOf(h, w int, stderr io.Writer) (m *solver.Mask, err erro
 		return nil, err
 	}
 	size, seed := 0, uint64(0)
-	if (name == "box" || name == "center") && len(p) > 0 {
+	if name == "scratches" {
+		size = 14
+	}
+	if (name == "box" || name == "center" || name == "scratches") && len(p) > 0 {
 		if size, err = number("mask", f.mask, p[0], strconv.Atoi); err != nil {
 			return nil, err
 		}
@@ -149,6 +153,8 @@ func (f *taskFlags) maskOf(h, w int, stderr io.Writer) (m *solver.Mask, err erro
 		m, err = solver.CenterMask(h, w, size)
 	case "half":
 		m, err = solver.HalfMask(h, w, p[0])
+	case "scratches":
+		m, err = solver.ScratchMask(h, w, size, seed)
 	case "random":
 		var fraction float64
 		if fraction, err = number("mask", f.mask, p[0], parseFloat); err != nil {

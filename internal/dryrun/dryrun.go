@@ -1,5 +1,5 @@
-// Package dryrun is a backend that has no memory and computes nothing: a network run on it tells, through the pool's
-// statistics, exactly how much memory the same run takes on a real one.
+// Package dryrun is a backend that has no memory and computes nothing. A network run on it tells, through the pool's
+// statistics, exactly how much memory its tensors take on a real one, and how many operations it makes.
 package dryrun
 
 import (
@@ -7,7 +7,7 @@ import (
 	"github.com/spin-native/spin/tensor"
 )
 
-type backend struct{}
+type backend struct{ flop *float64 }
 
 type buffer int
 
@@ -22,8 +22,12 @@ type shape struct{ a, b int }
 func (s shape) Shape() (rows, cols int) { return s.a, s.b }
 func (s shape) Size() (h, w int)        { return s.a, s.b }
 
-// Open returns a device on the dry backend.
-func Open() *tensor.Device { return tensor.NewDevice(backend{}) }
+// Open returns a device on the dry backend, and where it counts the floating-point operations of convolutions and
+// attention; a multiplication and an addition are two.
+func Open() (d *tensor.Device, flop *float64) {
+	flop = new(float64)
+	return tensor.NewDevice(backend{flop}), flop
+}
 
 func (backend) Name() string                                 { return "dry run" }
 func (backend) Alloc(n int) (kernels.Buffer, error)          { return buffer(n), nil }
@@ -47,10 +51,8 @@ func (backend) PrepareFilter(f kernels.FilterWeights) (kernels.PreparedFilter, e
 	return shape{f.H, f.W}, f.Check()
 }
 
-func (backend) Conv2D(*kernels.Conv2D)                                              {}
 func (backend) Moments(kernels.View, kernels.View)                                  {}
 func (backend) Norm(*kernels.Norm)                                                  {}
-func (backend) Attention(*kernels.Attention)                                        {}
 func (backend) Resample(kernels.View, kernels.View, kernels.Sampling, kernels.View) {}
 func (backend) Blend(*kernels.Blend)                                                {}
 func (backend) Dot(kernels.View, kernels.View, kernels.View)                        {}
@@ -58,3 +60,12 @@ func (backend) Separable(*kernels.Separable)                                    
 func (backend) Filter(*kernels.Filter)                                              {}
 func (backend) Accelerate(*kernels.Accelerate)                                      {}
 func (backend) Adam(*kernels.Adam)                                                  {}
+
+func (b backend) Conv2D(a *kernels.Conv2D) {
+	w := a.Kernel.Weights()
+	*b.flop += 2 * float64(a.Dst.Len()) * float64(w.In*w.Size*w.Size)
+}
+
+func (b backend) Attention(a *kernels.Attention) {
+	*b.flop += 4 * float64(a.Dst.Len()) * float64(a.K.Pixels())
+}

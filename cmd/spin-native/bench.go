@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/tensor"
+)
+
+// benchReport is what --json prints.
+type benchReport struct {
+	Model   string    `json:"model"`
+	Size    int       `json:"size"`
+	Batch   int       `json:"batch"`
+	Threads int       `json:"threads"`
+	Level   string    `json:"level"`
+	GFLOP   float64   `json:"gflop"`
+	Ms      []float64 `json:"ms"`
+	MsMin   float64   `json:"ms_min"`
+	PeakRSS int       `json:"peak_rss_mb,omitempty"`
+}
+
+func newBench() *cobra.Command {
+	var dev deviceFlags
+	var model string
+	var size, batch, runs int
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Time one denoiser call",
+		Long: `bench times the forward pass of a prior: one call to warm up, then --runs calls. GFLOP counts convolutions and attention as
+they are written, whatever algorithm computes them.`,
+		Example: `  spin-native bench
+  spin-native bench --model model.safetensors --size 512 --threads 1 --json`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
+				return usagef("--size %d, --batch %d, --runs %d: expected 1 to 8192, 1 to 256 and 1 to 10000", size, batch, runs)
+			}
+			if err := checkMemory(model, batch, size, size); err != nil {
+				return err
+			}
+			_, _, flop, err := plan(model, batch, size, size)
+			if err != nil {
+				return err
+			}
+			d, err := dev.open(c)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: flop / 1e9}
+			if r.Threads == 0 {
+				r.Threads = runtime.GOMAXPROCS(0)
+			}
+			if err := r.time(c, d, runs); err != nil {
+				return err
+			}
+			r.PeakRSS = peakRSS()
+			if asJSON {
+				return writeJSON(c.OutOrStdout(), r)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s at %d x %d, batch %d, %d threads on %s: %.1f ms (least of %d), %.1f GFLOP, %.0f GFLOP/s, peak %d MB\n",
+				r.Model, size, size, batch, r.Threads, r.Level, r.MsMin, runs, r.GFLOP, r.GFLOP/r.MsMin*1e3, r.PeakRSS)
+			return nil
+		},
+	}
+	dev.register(c)
+	c.Flags().StringVar(&model, "model", "photo", "photo (built in) or a converted safetensors `FILE`")
+	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
+	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
+	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
+	return c
+}
+
+func (r *benchReport) time(c *cobra.Command, d *tensor.Device, runs int) (err error) {
+	defer tensor.Catch(&err)
+	p, err := loadPrior(d, r.Model, r.Size)
+	if err != nil {
+		return err
+	}
+	pixels := make([]float32, r.Batch*r.Size*r.Size*3)
+	for i := range pixels {
+		pixels[i] = float32(i%251)/125 - 1 // the time does not depend on the values
+	}
+	x := d.From(pixels, r.Batch, r.Size, r.Size, 3)
+	for i := range runs + 1 {
+		if err := c.Context().Err(); err != nil {
+			return err
+		}
+		start := time.Now()
+		p.den.Denoise(x, 200).Free()
+		if err := d.Sync(); err != nil {
+			return err
+		}
+		ms := float64(time.Since(start).Microseconds()) / 1e3
+		if i == 0 {
+			continue
+		}
+		r.Ms = append(r.Ms, ms)
+		if r.MsMin == 0 || ms < r.MsMin {
+			r.MsMin = ms
+		}
+	}
+	return nil
+}
+
+// peakRSS is the largest resident memory of the process so far in MB; 0 where the system does not tell.
+func peakRSS() int {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmHWM:" {
+			kb, _ := strconv.Atoi(f[1])
+			return kb >> 10
+		}
+	}
+	return 0
+}

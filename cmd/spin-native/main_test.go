@@ -1,0 +1,480 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/weights"
+)
+
+// spin runs the program.
+func spin(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	return spinContext(t, context.Background(), args...)
+}
+
+func spinContext(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(ctx, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// ok runs the program and expects success.
+func ok(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, errs := spin(t, args...)
+	require.Zero(t, code, "spin-native %s: %s", strings.Join(args, " "), errs)
+	return out
+}
+
+// tinyPrior writes a small random network: no prior for anything, but a program for everything.
+func tinyPrior(t *testing.T, change func(list []weights.Tensor)) string {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 2))
+	var list []weights.Tensor
+	add := func(name string, scale float64, shape ...int) {
+		n := 1
+		for _, s := range shape {
+			n *= s
+		}
+		data := make([]float32, n)
+		for i := range data {
+			data[i] = float32(scale * rng.NormFloat64())
+		}
+		if strings.HasSuffix(name, "norm.weight") || strings.HasSuffix(name, ".0.weight") && len(shape) == 1 {
+			for i := range data {
+				data[i]++
+			}
+		}
+		list = append(list, weights.FromFloats(name, data, shape...))
+	}
+	layer := func(name string, shape ...int) {
+		fan := 1
+		for _, s := range shape[1:] {
+			fan *= s
+		}
+		add(name+".weight", 0.5/math.Sqrt(float64(fan)), shape...)
+		add(name+".bias", 0.1, shape[0])
+	}
+	res := func(name string, in, out int) {
+		layer(name+".in_layers.0", in)
+		layer(name+".in_layers.2", out, in, 3, 3)
+		layer(name+".emb_layers.1", 2*out, 128)
+		layer(name+".out_layers.0", out)
+		layer(name+".out_layers.3", out, out, 3, 3)
+		if in != out {
+			layer(name+".skip_connection", out, in, 1, 1)
+		}
+	}
+	layer("time_embed.0", 128, 32)
+	layer("time_embed.2", 128, 128)
+	layer("input_blocks.0.0", 32, 3, 3, 3)
+	for i := 1; i <= 3; i++ {
+		res(fmt.Sprintf("input_blocks.%d.0", i), 32, 32)
+	}
+	res("middle_block.0", 32, 32)
+	layer("middle_block.1.norm", 32)
+	layer("middle_block.1.qkv", 96, 32, 1)
+	layer("middle_block.1.proj_out", 32, 32, 1)
+	res("middle_block.2", 32, 32)
+	for i := range 4 {
+		res(fmt.Sprintf("output_blocks.%d.0", i), 64, 32)
+	}
+	res("output_blocks.1.1", 32, 32)
+	layer("out.0", 32)
+	layer("out.2", 3, 32, 3, 3)
+	if change != nil {
+		change(list)
+	}
+	info := weights.Info{Format: weights.InfoFormat, Family: familyUNet, Name: "tiny", Model: json.RawMessage(`{"in_channels":3,"out_channels":3,
+		"model_channels":32,"num_res_blocks":1,"channel_mult":[1,1],"attention_resolutions":[],"num_heads":2,"use_scale_shift_norm":true,"resblock_updown":true}`),
+		Schedule: weights.Schedule{Kind: "linear", T: 1000, BetaFirst: 1e-4, BetaLast: 0.02}, Prediction: "eps", ValueRange: [2]float64{-1, 1}, Color: "rgb", ImageSize: 32}
+	path := filepath.Join(t.TempDir(), "tiny.safetensors")
+	require.NoError(t, weights.Write(path, list, info.Metadata()))
+	return path
+}
+
+// picture writes a smooth picture of w x h.
+func picture(t *testing.T, dir string, w, h int) string {
+	t.Helper()
+	m := imagefile.New(w, h)
+	for i := range m.Pix {
+		x, y, c := float64(i/3%w), float64(i/3/w), float64(i%3)
+		m.Pix[i] = float32(0.6 * math.Sin(x/7+c) * math.Cos(y/5-c))
+	}
+	path := filepath.Join(dir, fmt.Sprintf("picture-%dx%d.png", w, h))
+	require.NoError(t, imagefile.Write(path, m, true))
+	return path
+}
+
+func maskFile(t *testing.T, dir, name string, w, h int, missing func(x, y int) bool) string {
+	t.Helper()
+	m := imagefile.New(w, h)
+	m.Gray = true
+	for i := range m.Pix {
+		m.Pix[i] = -1
+		if missing(i/3%w, i/3/w) {
+			m.Pix[i] = 1
+		}
+	}
+	path := filepath.Join(dir, name)
+	require.NoError(t, imagefile.Write(path, m, true))
+	return path
+}
+
+func TestReconstructTasks(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic := picture(t, dir, 32, 24)
+	mask := maskFile(t, dir, "mask.png", 32, 24, func(x, y int) bool { return x > 10 && x < 14 })
+	for name, args := range map[string][]string{
+		"file mask":   {"--task", "inpaint", "--mask", mask},
+		"box":         {"--task", "inpaint", "--mask", "box:8:3"},
+		"center":      {"--task", "inpaint", "--mask", "center"},
+		"half":        {"--task", "inpaint", "--mask", "half:left", "--sigma", "0.05"},
+		"random":      {"--task", "inpaint", "--mask", "random:0.7:5"},
+		"scratches":   {"--task", "inpaint", "--mask", "scratches:3:1"},
+		"sr":          {"--task", "sr", "--scale", "2"},
+		"gaussian":    {"--task", "deblur", "--kernel", "gaussian:9:1.5"},
+		"motion":      {"--task", "deblur", "--kernel", "motion:15:0.5:2"},
+		"denoise":     {"--task", "denoise", "--sigma", "0.2"},
+		"several":     {"--task", "denoise", "--sigma", "0.2", "--samples", "2"},
+		"with truth":  {"--task", "denoise", "--sigma", "0.2", "--truth", pic, "--compare", filepath.Join(dir, "sheet.png")},
+		"other steps": {"--task", "denoise", "--sigma", "0.2", "--steps", "2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out.png")
+			steps := []string{"--steps", "3"}
+			if name == "other steps" {
+				steps = nil
+			}
+			text := ok(t, append(append([]string{"reconstruct", "--prior", prior, "--json", "-o", out, pic}, args...), steps...)...)
+			var r reconstructReport
+			require.NoError(t, json.Unmarshal([]byte(text), &r), text)
+			require.Equal(t, d(name == "sr", 64, 32), r.Width)
+			for _, o := range r.Outputs {
+				m, err := imagefile.Read(o, imagefile.Limits{})
+				require.NoError(t, err)
+				require.Equal(t, r.Width, m.W)
+				require.Equal(t, r.Height, m.H)
+			}
+			require.LessOrEqual(t, r.Calls, 3)
+			require.Len(t, r.Residual, len(r.Outputs))
+			if name == "with truth" {
+				require.NotNil(t, r.Measured)
+				require.Len(t, r.Result, 1)
+				require.FileExists(t, filepath.Join(dir, "sheet.png"))
+			}
+		})
+	}
+}
+
+func d[T any](cond bool, a, b T) T {
+	if cond {
+		return a
+	}
+	return b
+}
+
+// TestKept: known pixels come back unchanged, odd sizes work, and grey, depth and transparency are kept.
+func TestKept(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	m := imagefile.New(19, 13)
+	m.Depth, m.Alpha = 16, make([]uint16, 19*13)
+	for i := range m.Pix {
+		m.Pix[i] = float32(i%97)/48 - 1
+	}
+	for i := range m.Alpha {
+		m.Alpha[i] = uint16(i * 200)
+	}
+	in, out := filepath.Join(dir, "in.png"), filepath.Join(dir, "out.png")
+	require.NoError(t, imagefile.Write(in, m, false))
+	mask := maskFile(t, dir, "mask.png", 19, 13, func(x, y int) bool { return x == y })
+	ok(t, "reconstruct", "--task", "inpaint", "--mask", mask, "--prior", prior, "--steps", "2", "-o", out, in)
+	before, err := imagefile.Read(in, imagefile.Limits{})
+	require.NoError(t, err)
+	after, err := imagefile.Read(out, imagefile.Limits{})
+	require.NoError(t, err)
+	require.Equal(t, 16, after.Depth)
+	require.Equal(t, before.Alpha, after.Alpha)
+	for i := range before.Pix {
+		if x, y := i/3%19, i/3/19; x != y {
+			require.Equal(t, before.Pix[i], after.Pix[i], "pixel %d,%d", x, y)
+		}
+	}
+}
+
+// TestDeterminism: the same bytes for any number of threads, alone or in a batch, again and again.
+func TestDeterminism(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic := picture(t, dir, 36, 28)
+	for _, task := range [][]string{
+		{"--task", "inpaint", "--mask", "random:0.5"}, {"--task", "sr", "--scale", "2"}, {"--task", "deblur", "--kernel", "motion:9:0.5"},
+	} {
+		var want []byte
+		check := func(name, path string) {
+			got, err := os.ReadFile(path)
+			require.NoError(t, err)
+			if want == nil {
+				want = got
+			}
+			require.True(t, bytes.Equal(want, got), "%v: %s gives another picture", task, name)
+		}
+		args := append([]string{"reconstruct", "--prior", prior, "--steps", "4", "--seed", "7", "--force", pic}, task...)
+		for _, threads := range []string{"1", "2", "4", "2"} {
+			out := filepath.Join(dir, "threads.png")
+			ok(t, append(args, "--threads", threads, "-o", out)...)
+			check("--threads "+threads, out)
+		}
+		ok(t, append(args, "--samples", "3", "-o", filepath.Join(dir, "batch.png"))...)
+		check("the first of three", filepath.Join(dir, "batch-1.png"))
+		a, _ := os.ReadFile(filepath.Join(dir, "batch-2.png"))
+		require.False(t, bytes.Equal(want, a), "samples are equal")
+	}
+}
+
+// TestMeasurement: what degrade writes says everything that reconstruct needs.
+func TestMeasurement(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic := picture(t, dir, 32, 32)
+	for name, args := range map[string][]string{
+		"inpaint": {"--task", "inpaint", "--mask", "random:0.7:5"}, "sr": {"--task", "sr", "--scale", "4"},
+		"deblur": {"--task", "deblur", "--kernel", "motion:15:0.5:2"}, "denoise": {"--task", "denoise"},
+	} {
+		y, saved, out := filepath.Join(dir, name+".png"), filepath.Join(dir, name+".safetensors"), filepath.Join(dir, name+"-out.png")
+		ok(t, append([]string{"degrade", "--sigma", "0.05", "--seed", "9", "-o", y, "--save-measurement", saved, pic}, args...)...)
+		m, err := solver.LoadMeasurement(saved)
+		require.NoError(t, err)
+		require.Equal(t, 0.05, m.Sigma)
+		require.Equal(t, uint64(9), m.Seed)
+		require.FileExists(t, y)
+		var r reconstructReport
+		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--prior", prior, "--steps", "3", "--json", "--truth", pic, "-o", out, saved)), &r))
+		require.Equal(t, 0.05, r.Sigma)
+		require.Contains(t, ok(t, "info", saved), "measurement")
+		code, _, errs := spin(t, append([]string{"reconstruct", "-o", out, "--force", saved}, args...)...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, errs, "says the task itself")
+	}
+}
+
+// TestBadInput: one line that says what is wrong and what to do, the right exit code, and nothing written.
+func TestBadInput(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic := picture(t, dir, 32, 24)
+	data, err := os.ReadFile(pic)
+	require.NoError(t, err)
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, data, 0o644))
+		return path
+	}
+	truncated := write("truncated.png", data[:len(data)/2])
+	text := write("text.png", []byte("this is not a picture"))
+	notPrior := write("prior.safetensors", []byte("this is not a prior"))
+	wrongSize := maskFile(t, dir, "wrong-size.png", 30, 24, func(x, y int) bool { return x == y })
+	inverted := maskFile(t, dir, "inverted.png", 32, 24, func(x, y int) bool { return x != 5 })
+	empty := maskFile(t, dir, "empty.png", 32, 24, func(x, y int) bool { return false })
+	good := maskFile(t, dir, "good.png", 32, 24, func(x, y int) bool { return x == 5 })
+	nan := tinyPrior(t, func(list []weights.Tensor) {
+		for i, x := range list {
+			if x.Name == "middle_block.1.qkv.weight" {
+				copy(list[i].Data[40:], weights.FromFloats("", []float32{float32(math.NaN())}, 1).Data)
+			}
+		}
+	})
+	short := tinyPrior(t, func(list []weights.Tensor) {
+		for i, x := range list {
+			if x.Name == "out.2.weight" {
+				list[i].Name = "out.3.weight"
+			}
+		}
+	})
+	exists := write("exists.png", []byte("precious"))
+	inpaint := func(mask string) []string { return []string{"--task", "inpaint", "--mask", mask, pic} }
+	denoise := func(in string) []string { return []string{"--task", "denoise", "--sigma", "0.1", in} }
+	out := filepath.Join(dir, "out.png")
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want []string
+	}{
+		{"missing file", denoise(filepath.Join(dir, "nowhere.png")), 1, []string{"nowhere.png"}},
+		{"truncated PNG", denoise(truncated), 1, []string{"truncated.png", "ends early"}},
+		{"text", denoise(text), 1, []string{"text.png", "PNG"}},
+		{"folder", denoise(dir), 1, []string{"folder"}},
+		{"mask of another size", inpaint(wrongSize), 1, []string{"wrong-size.png", "30 x 24", "32 x 24"}},
+		{"mask the wrong way round", inpaint(inverted), 1, []string{"white means", "--invert-mask"}},
+		{"mask that keeps everything", inpaint(empty), 1, []string{"white means", "--invert-mask"}},
+		{"inverted mask the wrong way round", append(inpaint(good), "--invert-mask"), 1, []string{"black means", "leave --invert-mask away"}},
+		{"missing mask", inpaint(filepath.Join(dir, "no-mask.png")), 1, []string{"no-mask.png"}},
+		{"mask without a size", inpaint("box:big"), 2, []string{"box:big"}},
+		{"hole larger than the picture", inpaint("center:99"), 2, []string{"99"}},
+		{"half of what", inpaint("half"), 2, []string{"half"}},
+		{"half of which side", inpaint("half:up"), 2, []string{"left, right, top or bottom"}},
+		{"more than all", inpaint("random:1.5"), 2, []string{"1.5"}},
+		{"scale of one", []string{"--task", "sr", "--scale", "1", pic}, 2, []string{"--scale 1"}},
+		{"even kernel", []string{"--task", "deblur", "--kernel", "gaussian:8:2", pic}, 2, []string{"gaussian:8:2"}},
+		{"missing kernel", []string{"--task", "deblur", "--kernel", "none.png", pic}, 1, []string{"none.png"}},
+		{"no kernel", []string{"--task", "deblur", pic}, 2, []string{"--kernel"}},
+		{"no task", []string{pic}, 2, []string{"--task", "inpaint"}},
+		{"unknown task", []string{"--task", "magic", pic}, 2, []string{"magic", "inpaint"}},
+		{"denoising what", []string{"--task", "denoise", pic}, 2, []string{"--sigma"}},
+		{"no noise", []string{"--task", "denoise", "--sigma", "0", pic}, 2, []string{"--sigma 0"}},
+		{"flag of another task", append(denoise(pic), "--mask", "center"), 2, []string{"--mask", "denoise"}},
+		{"no picture", []string{"--task", "denoise", "--sigma", "0.1"}, 2, []string{"one picture"}},
+		{"two pictures", append(denoise(pic), pic), 2, []string{"one picture"}},
+		{"unknown flag", append(denoise(pic), "--magic"), 2, []string{"--magic"}},
+		{"prior that is none", append(denoise(pic), "--prior", notPrior), 1, []string{"prior.safetensors"}},
+		{"prior that is a picture", append(denoise(pic), "--prior", pic), 1, []string{"PNG"}},
+		{"missing prior", append(denoise(pic), "--prior", filepath.Join(dir, "no.safetensors")), 1, []string{"no.safetensors"}},
+		{"NaN in the weights", append(denoise(pic), "--prior", nan), 1, []string{"middle_block.1.qkv.weight", "10", "NaN"}},
+		{"missing weight", append(denoise(pic), "--prior", short), 1, []string{"out.2.weight"}},
+		{"no threads", append(denoise(pic), "--threads", "0"), 2, []string{"--threads 0", "1 or more"}},
+		{"no such device", append(denoise(pic), "--device", "cuda"), 2, []string{"cuda", "cpu"}},
+		{"no such type", append(denoise(pic), "--dtype", "f16"), 2, []string{"f16", "f32"}},
+		{"too few steps", append(denoise(pic), "--steps", "1"), 2, []string{"--steps 1"}},
+		{"unknown preset", append(denoise(pic), "--preset", "slow"), 2, []string{"slow", "best"}},
+		{"truth of another size", append(denoise(pic), "--truth", wrongSize), 1, []string{"30 x 24", "32 x 24"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := append([]string{"reconstruct", "--prior", prior, "-o", out}, c.args...)
+			code, stdout, errs := spin(t, args...)
+			require.Equal(t, c.code, code, errs)
+			require.Empty(t, stdout)
+			require.Equal(t, 1, strings.Count(errs, "\n"), errs)
+			require.True(t, strings.HasPrefix(errs, "spin-native: "), errs)
+			for _, w := range c.want {
+				require.Contains(t, errs, w)
+			}
+			require.NoFileExists(t, out)
+		})
+	}
+	for _, c := range []struct {
+		name, out string
+		code      int
+		want      string
+	}{
+		{"no output", "", 2, "-o is missing"},
+		{"folder that is not there", filepath.Join(dir, "nowhere", "out.png"), 1, "nowhere"},
+		{"format that is not known", filepath.Join(dir, "out.xyz"), 1, ".png"},
+		{"file that exists", exists, 1, "--force"},
+		{"a folder", dir, 1, filepath.Base(dir)},
+	} {
+		t.Run("output: "+c.name, func(t *testing.T) {
+			code, _, errs := spin(t, append([]string{"reconstruct", "--prior", prior, "-o", c.out}, denoise(pic)...)...)
+			require.Equal(t, c.code, code, errs)
+			require.Contains(t, errs, c.want)
+			require.Equal(t, 1, strings.Count(errs, "\n"), errs)
+		})
+	}
+	precious, err := os.ReadFile(exists)
+	require.NoError(t, err)
+	require.Equal(t, "precious", string(precious))
+
+	code, _, errs := spin(t, "degrade", "--task", "sr", "--scale", "5", "-o", out, pic)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "crop it to 30 x 20")
+	code, _, errs = spin(t, "restore", pic)
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "restore")
+	require.NoFileExists(t, out)
+}
+
+// TestTooLarge: a picture that cannot fit is refused before anything is computed.
+func TestTooLarge(t *testing.T) {
+	if availableMemory() == 0 {
+		t.Skip("this system does not tell how much memory is free")
+	}
+	err := checkMemory("photo", 64, 8000, 8000) // some 4 TB
+	require.ErrorContains(t, err, "MB")
+	require.ErrorContains(t, err, "8000 x 8000")
+	require.ErrorContains(t, err, "--samples 1")
+	require.NoError(t, checkMemory("photo", 1, 64, 64))
+}
+
+// TestInterrupt: the run ends within a step, with exit code 130 and nothing written.
+func TestInterrupt(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic, out := picture(t, dir, 64, 64), filepath.Join(dir, "out.png")
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(300*time.Millisecond, cancel)
+	code, stdout, errs := spinContext(t, ctx, "reconstruct", "--task", "denoise", "--sigma", "0.5", "--steps", "10000", "--prior", prior, "-o", out, pic)
+	require.Equal(t, exitInterrupted, code, errs)
+	require.Empty(t, stdout)
+	require.Contains(t, errs, "interrupted")
+	require.NoFileExists(t, out)
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, left, 1, "only the input")
+}
+
+func TestCheckAndInfo(t *testing.T) {
+	save := t.TempDir()
+	out := ok(t, "check", "--save", save, testkit.Testdata("gd_conv_resample"))
+	require.Contains(t, out, "ok")
+	require.FileExists(t, filepath.Join(save, "gd_conv_resample", "1.safetensors"), "the second weights file of the case")
+	code, _, errs := spin(t, "check", t.TempDir())
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "outside their tolerance")
+
+	out = ok(t, "info", "photo")
+	require.Contains(t, out, "4361475")
+	require.Contains(t, out, "memory to run")
+	var r infoReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", "photo")), &r))
+	require.Equal(t, "prior", r.Kind)
+	require.NotZero(t, r.Memory)
+	bad := filepath.Join(t.TempDir(), "bad.safetensors")
+	require.NoError(t, os.WriteFile(bad, []byte("\x08\x00\x00\x00\x00\x00\x00\x00{\"a\":1}}"), 0o644))
+	code, _, errs = spin(t, "info", bad)
+	require.Equal(t, 1, code)
+	require.Equal(t, 1, strings.Count(errs, "\n"))
+	require.Contains(t, ok(t, "devices"), "cpu")
+}
+
+// TestPhotoPrior is the program's main job on a small crop: the built-in prior makes the picture better.
+func TestPhotoPrior(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend takes minutes for this")
+	}
+	dir := t.TempDir()
+	full, err := imagefile.Decode("photo", demoPhoto, imagefile.Limits{})
+	require.NoError(t, err)
+	crop := imagefile.New(96, 96)
+	for y := range 96 {
+		copy(crop.Pix[y*96*3:][:96*3], full.Pix[((y+60)*full.W+70)*3:])
+	}
+	truth := filepath.Join(dir, "truth.png")
+	require.NoError(t, imagefile.Write(truth, crop, false))
+	for name, c := range map[string]struct {
+		args []string
+		gain float64 // dB over the measurement
+	}{
+		"denoise": {[]string{"--task", "denoise", "--sigma", "0.2"}, 6},
+		"deblur":  {[]string{"--task", "deblur", "--kernel", "gaussian:25:2", "--sigma", "0.03"}, 1.5},
+		"inpaint": {[]string{"--task", "inpaint", "--mask", "random:0.5"}, 10},
+	} {
+		y, out := filepath.Join(dir, name+".safetensors"), filepath.Join(dir, name+".png")
+		ok(t, append([]string{"degrade", "--save-measurement", y, truth}, c.args...)...)
+		var r reconstructReport
+		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--preset", "fast", "--json", "--truth", truth, "-o", out, y)), &r))
+		require.Greater(t, r.Result[0].PSNR, r.Measured.PSNR+c.gain, "%s: %+v -> %+v", name, r.Measured, r.Result)
+	}
+}

@@ -1,0 +1,2 @@
+// Package arch holds the tests of the project's architecture.
+package arch
