@@ -1,6 +1,8 @@
 package tensor
 
 import (
+	"math"
+
 	"github.com/spin-native/spin/kernels"
 )
 
@@ -95,7 +97,7 @@ func (d *Device) New(n, h, w, c int) *Tensor {
 }
 
 // maxElements bounds every tensor so that no product of sizes overflows.
-const maxElements = 1 << 40
+const maxElements = math.MaxInt / 64
 
 // From returns a new tensor with the given contents, NHWC.
 func (d *Device) From(data []float32, n, h, w, c int) *Tensor {

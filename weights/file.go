@@ -16,6 +16,8 @@ type File struct {
 	tensors []Tensor // by name
 	meta    map[string]string
 	sources []*source
+	// synthetic is the seed of a file whose tensors are made when they are read; see Synthetic.
+	synthetic *uint64
 
 	mu   sync.Mutex
 	read map[string]bool // names that a Scope handed out

@@ -50,6 +50,10 @@ func (s *Scope) Floats(name string, shape ...int) []float32 {
 	const op = "weights.Floats"
 	path := s.Path(name)
 	t, ok := s.f.Tensor(path)
+	if !ok && s.f.synthetic != nil {
+		s.f.make(path, shape)
+		t, ok = s.f.Tensor(path)
+	}
 	if !ok {
 		tensor.FailWith(op, ErrMissing, "%s: %s is missing, expected with shape %v", s.f.path, quote(path), shape)
 	}

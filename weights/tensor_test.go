@@ -135,3 +135,16 @@ func BenchmarkFloats(b *testing.B) {
 		})
 	}
 }
+
+func TestFromTensors(t *testing.T) {
+	f, err := FromTensors("model", []Tensor{FromFloats("b", []float32{1, 2}, 2), FromFloats("a", []float32{3}, 1)}, map[string]string{"k": "v"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b"}, f.Names())
+	require.Equal(t, []float32{1, 2}, f.Scope().Floats("b", 2))
+	require.ErrorContains(t, f.CheckAllRead(), "a")
+	require.NoError(t, f.Close())
+	_, err = FromTensors("model", []Tensor{FromFloats("a", []float32{1}, 1), FromFloats("a", []float32{1}, 1)}, nil)
+	require.ErrorContains(t, err, "twice")
+	_, err = FromTensors("model", []Tensor{FromFloats("a", []float32{1}, 2)}, nil)
+	require.Error(t, err)
+}

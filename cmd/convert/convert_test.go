@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -48,18 +49,19 @@ func array(name string, shape ...int) weights.Tensor {
 	return t
 }
 
+// tinyTensors is a whole network of the configuration.
 func tinyTensors() []weights.Tensor {
-	return []weights.Tensor{
-		array("input_blocks.0.0.weight", 32, 3, 3, 3),
-		array("input_blocks.1.0.emb_layers.1.weight", 64, 128),
-		array("input_blocks.1.0.out_layers.3.weight", 32, 32, 3, 3),
-		array("input_blocks.2.0.in_layers.2.weight", 32, 32, 3, 3),
-		array("input_blocks.3.0.emb_layers.1.weight", 128, 128),
-		array("input_blocks.3.0.out_layers.3.weight", 64, 64, 3, 3),
-		array("input_blocks.3.1.qkv.weight", 192, 64, 1),
-		array("out.2.weight", 6, 32, 3, 3),
-		array("time_embed.0.weight", 128, 32),
+	f := weights.Synthetic("tiny", 1)
+	d, _ := dryrun.Open()
+	if _, err := nn.LoadUNet(d, f.Scope(), tiny(), nn.LoadOptions{}); err != nil {
+		panic(err)
 	}
+	var list []weights.Tensor
+	for _, name := range f.Names() {
+		x, _ := f.Tensor(name)
+		list = append(list, x)
+	}
+	return list
 }
 
 // folder has in.safetensors and config.json; the returned function gives paths in it.
@@ -96,7 +98,7 @@ func TestRoundTrip(t *testing.T) {
 	code, stdout, stderr := call("-i", path("in.safetensors"), "-o", path("out.safetensors"), "--config", path("config.json"))
 	require.Zero(t, code, stderr)
 	require.Empty(t, stderr)
-	require.Contains(t, stdout, "tiny, guided-diffusion-unet: 9 tensors, 98848 parameters")
+	require.Contains(t, stdout, "tiny, guided-diffusion-unet: 144 tensors, 828358 parameters")
 
 	f, err := weights.Open(path("out.safetensors"))
 	require.NoError(t, err)
@@ -120,8 +122,8 @@ func TestRoundTrip(t *testing.T) {
 	require.Zero(t, code, stderr)
 	var r report
 	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
-	require.EqualValues(t, 98848, r.Parameters)
-	require.EqualValues(t, 2*98848, r.DataBytes)
+	require.EqualValues(t, 828358, r.Parameters)
+	require.EqualValues(t, 2*828358, r.DataBytes)
 	h, err := weights.Open(path("half.zst"))
 	require.NoError(t, err)
 	require.Equal(t, h.Size(), r.FileBytes)
@@ -150,12 +152,12 @@ func TestDryRun(t *testing.T) {
 	code, stdout, stderr := call("-i", path("in.safetensors"), "--config", path("config.json"), "--dtype", "bf16", "--dry-run")
 	require.Zero(t, code, stderr)
 	require.Contains(t, stdout, "F32->BF16  [128 32]             time_embed.0.weight\n")
-	require.Contains(t, stdout, "98848 parameters")
+	require.Contains(t, stdout, "828358 parameters")
 	code, stdout, stderr = call("-i", path("in.safetensors"), "-o", path("x"), "--config", path("config.json"), "--dry-run", "--json")
 	require.Zero(t, code, stderr)
 	var r report
 	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
-	require.Len(t, r.List, 9)
+	require.Len(t, r.List, 144)
 	require.Equal(t, []string{"config.json", "in.safetensors"}, files(t, path("")))
 }
 
@@ -201,7 +203,7 @@ func TestRefusals(t *testing.T) {
 		"checkpoint":        {join([]string{"-i", path("m.pt")}, out, config), 1, "safetensors.torch.save_file"},
 		"config absent":     {join(in, out, []string{"--config", path("absent")}), 1, "no such file"},
 		"config bad":        {join(in, out, []string{"--config", path("bad.json")}), 1, "format is 0"},
-		"NaN":               {join([]string{"-i", path("nan.safetensors")}, out, config), 1, `"input_blocks.1.0.out_layers.3.weight" holds NaN at index 2`},
+		"NaN":               {join([]string{"-i", path("nan.safetensors")}, out, config), 1, `"input_blocks.1.0.emb_layers.1.bias" holds NaN at index 2`},
 		"overflow":          {join([]string{"-i", path("big.safetensors")}, out, config, []string{"--dtype", "f16"}), 1, "too large for F16"},
 		"no tensors":        {join([]string{"-i", path("none.safetensors")}, out, config), 1, "no tensors"},
 		"output exists":     {join(in, []string{"-o", path("old")}, config), 1, "use --force to replace it"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -79,7 +80,19 @@ func checkGuided(info weights.Info, list []weights.Tensor) error {
 			expected{down + "in_layers.2.weight", block, "resblock_updown"},
 			expected{down + "op.weight", op, "conv_resample or resblock_updown"})
 	}
-	return mismatch(shapes, rows, nil)
+	if err := mismatch(shapes, rows, nil); err != nil {
+		return err
+	}
+	// The rows above say which field to look at; that the rest fits as well, building the network proves.
+	f, err := weights.FromTensors("model", list, nil)
+	if err != nil {
+		return err
+	}
+	d, _ := dryrun.Open()
+	if _, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{}); err != nil {
+		return err
+	}
+	return f.CheckAllRead()
 }
 
 // expected is a tensor that must have a shape, or must be absent where the shape is nil.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,9 +14,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
 )
@@ -46,64 +47,23 @@ func ok(t *testing.T, args ...string) string {
 // tinyPrior writes a small random network: no prior for anything, but a program for everything.
 func tinyPrior(t *testing.T, change func(list []weights.Tensor)) string {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(1, 2))
+	config := `{"in_channels":3,"out_channels":3,"model_channels":32,"num_res_blocks":1,"channel_mult":[1,1],"attention_resolutions":[],
+		"num_heads":2,"use_scale_shift_norm":true,"resblock_updown":true}`
+	c, err := nn.ParseUNetConfig([]byte(config))
+	require.NoError(t, err)
+	f := weights.Synthetic("tiny", 1)
+	dry, _ := dryrun.Open()
+	_, err = nn.LoadUNet(dry, f.Scope(), c, nn.LoadOptions{})
+	require.NoError(t, err)
 	var list []weights.Tensor
-	add := func(name string, scale float64, shape ...int) {
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		data := make([]float32, n)
-		for i := range data {
-			data[i] = float32(scale * rng.NormFloat64())
-		}
-		if strings.HasSuffix(name, "norm.weight") || strings.HasSuffix(name, ".0.weight") && len(shape) == 1 {
-			for i := range data {
-				data[i]++
-			}
-		}
-		list = append(list, weights.FromFloats(name, data, shape...))
+	for _, name := range f.Names() {
+		x, _ := f.Tensor(name)
+		list = append(list, x)
 	}
-	layer := func(name string, shape ...int) {
-		fan := 1
-		for _, s := range shape[1:] {
-			fan *= s
-		}
-		add(name+".weight", 0.5/math.Sqrt(float64(fan)), shape...)
-		add(name+".bias", 0.1, shape[0])
-	}
-	res := func(name string, in, out int) {
-		layer(name+".in_layers.0", in)
-		layer(name+".in_layers.2", out, in, 3, 3)
-		layer(name+".emb_layers.1", 2*out, 128)
-		layer(name+".out_layers.0", out)
-		layer(name+".out_layers.3", out, out, 3, 3)
-		if in != out {
-			layer(name+".skip_connection", out, in, 1, 1)
-		}
-	}
-	layer("time_embed.0", 128, 32)
-	layer("time_embed.2", 128, 128)
-	layer("input_blocks.0.0", 32, 3, 3, 3)
-	for i := 1; i <= 3; i++ {
-		res(fmt.Sprintf("input_blocks.%d.0", i), 32, 32)
-	}
-	res("middle_block.0", 32, 32)
-	layer("middle_block.1.norm", 32)
-	layer("middle_block.1.qkv", 96, 32, 1)
-	layer("middle_block.1.proj_out", 32, 32, 1)
-	res("middle_block.2", 32, 32)
-	for i := range 4 {
-		res(fmt.Sprintf("output_blocks.%d.0", i), 64, 32)
-	}
-	res("output_blocks.1.1", 32, 32)
-	layer("out.0", 32)
-	layer("out.2", 3, 32, 3, 3)
 	if change != nil {
 		change(list)
 	}
-	info := weights.Info{Format: weights.InfoFormat, Family: familyUNet, Name: "tiny", Model: json.RawMessage(`{"in_channels":3,"out_channels":3,
-		"model_channels":32,"num_res_blocks":1,"channel_mult":[1,1],"attention_resolutions":[],"num_heads":2,"use_scale_shift_norm":true,"resblock_updown":true}`),
+	info := weights.Info{Format: weights.InfoFormat, Family: familyUNet, Name: "tiny", Model: json.RawMessage(config),
 		Schedule: weights.Schedule{Kind: "linear", T: 1000, BetaFirst: 1e-4, BetaLast: 0.02}, Prediction: "eps", ValueRange: [2]float64{-1, 1}, Color: "rgb", ImageSize: 32}
 	path := filepath.Join(t.TempDir(), "tiny.safetensors")
 	require.NoError(t, weights.Write(path, list, info.Metadata()))

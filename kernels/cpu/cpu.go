@@ -9,6 +9,7 @@ import "C"
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -88,7 +89,7 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 }
 
 func (b *Backend) malloc(n int) unsafe.Pointer {
-	if n < 0 || n > 1<<40 {
+	if n < 0 || n > math.MaxInt/64 {
 		return nil
 	}
 	p := C.spin_alloc(C.ulong(4 * n))

@@ -11,11 +11,10 @@ import (
 
 // TestConformance runs the suite on every level of this machine, and on the templates of the level it may lack.
 func TestConformance(t *testing.T) {
-	levels := cpu.Levels()
-	if levels[0] != "ref" {
-		levels = append(levels, "wide")
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("built without cgo: package ref is tested by itself")
 	}
-	for _, level := range levels {
+	for _, level := range append(cpu.Levels(), "wide") {
 		t.Run(level, func(t *testing.T) {
 			b, err := cpu.Open(cpu.Options{Level: level, Threads: 3})
 			require.NoError(t, err)

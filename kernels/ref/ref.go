@@ -5,6 +5,7 @@ package ref
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 
@@ -26,7 +27,7 @@ type buffer []float32
 func (b buffer) Len() int { return len(b) }
 
 // maxAlloc keeps a wrong size from ending the program: Go cannot recover from an allocation that fails.
-const maxAlloc = 1 << 32
+const maxAlloc = (1<<32 - 1) & math.MaxInt
 
 func (*Backend) Alloc(n int) (kernels.Buffer, error) {
 	if n < 0 || n > maxAlloc {
