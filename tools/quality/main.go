@@ -72,8 +72,8 @@ func run(photos, sheets, preset, only string) error {
 		{"Gaussian blur 61/3, sigma 0.05", []string{"--task", "deblur", "--kernel", "gaussian:61:3", "--sigma", "0.05"}},
 		{"motion blur 61/0.5, sigma 0.05", []string{"--task", "deblur", "--kernel", "motion:61:0.5:3", "--sigma", "0.05"}},
 	}
-	fmt.Println("| task | photo | measured | first guess | Spin | gain dB | calls | s |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
+	fmt.Println("| task | photo | measured | first guess | Spin | gain dB | calls |")
+	fmt.Println("|---|---|---|---|---|---|---|")
 	for _, t := range tasks {
 		if !strings.Contains(t.name, only) {
 			continue
@@ -98,18 +98,17 @@ func run(photos, sheets, preset, only string) error {
 				FirstGuess *score `json:"first_guess"`
 				Result     []score
 				Calls      int
-				Seconds    float64
 			}
 			if err := json.Unmarshal(text, &r); err != nil {
 				return err
 			}
-			fmt.Printf("| %s | %s | %s | %s | %s | %+.2f | %d | %.1f |\n", t.name, name, r.Measured, r.FirstGuess, &r.Result[0],
-				r.Result[0].PSNR-r.FirstGuess.PSNR, r.Calls, r.Seconds)
+			fmt.Printf("| %s | %s | %s | %s | %s | %+.2f | %d |\n", t.name, name, r.Measured, r.FirstGuess, &r.Result[0],
+				r.Result[0].PSNR-r.FirstGuess.PSNR, r.Calls)
 			n := float64(len(list))
 			first.PSNR, first.SSIM = first.PSNR+r.FirstGuess.PSNR/n, first.SSIM+r.FirstGuess.SSIM/n
 			last.PSNR, last.SSIM = last.PSNR+r.Result[0].PSNR/n, last.SSIM+r.Result[0].SSIM/n
 		}
-		fmt.Printf("| **%s** | **mean** | | **%s** | **%s** | **%+.2f** | | |\n", t.name, &first, &last, last.PSNR-first.PSNR)
+		fmt.Printf("| **%s** | **mean** | | **%s** | **%s** | **%+.2f** | |\n", t.name, &first, &last, last.PSNR-first.PSNR)
 	}
 	return nil
 }

@@ -1,0 +1,179 @@
+package tensor_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/kernels/ref"
+	"github.com/spin-native/spin/tensor"
+)
+
+func device(t testing.TB) *tensor.Device {
+	b, err := cpu.Open(cpu.Options{Threads: 2})
+	require.NoError(t, err)
+	d := tensor.NewDevice(b)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+func TestTidy(t *testing.T) {
+	d := device(t)
+	var inner, outer *tensor.Tensor
+	func() {
+		defer d.Tidy(&outer)()
+		d.New(1, 2, 2, 1) // a temporary
+		func() {
+			defer d.Tidy(&inner)()
+			d.New(1, 4, 4, 1)
+			inner = d.From([]float32{1, 2}, 1, 1, 2, 1)
+		}()
+		require.Equal(t, int64(4*(4+2)), d.Stats().Live, "the inner temporary is gone, what was kept is not")
+		outer = d.From([]float32{3}, 1, 1, 1, 1)
+	}()
+	require.Equal(t, int64(4), d.Stats().Live, "only what the outermost bracket kept")
+	got, err := outer.Floats()
+	require.NoError(t, err)
+	require.Equal(t, []float32{3}, got)
+	require.PanicsWithError(t, "tensor.Floats: tensor of shape [1 1 2 1] was freed before", func() { inner.Floats() })
+	outer.Free()
+	require.Zero(t, d.Stats().Live)
+	require.Panics(t, func() { outer.Free() })
+}
+
+// TestPool: freed memory is used again, exact size by exact size, and Trim gives it back.
+func TestPool(t *testing.T) {
+	d := device(t)
+	for range 3 {
+		a, b := d.New(1, 8, 8, 3), d.New(1, 8, 8, 4)
+		a.Free()
+		b.Free()
+	}
+	require.Equal(t, int64(2), d.Stats().Allocs)
+	require.Equal(t, int64(4*64*7), d.Stats().Allocated)
+	require.Equal(t, int64(4*64*7), d.Stats().Peak)
+	d.Trim()
+	require.Zero(t, d.Stats().Allocated)
+}
+
+func TestImages(t *testing.T) {
+	d := device(t)
+	x := d.From([]float32{1, 2, 3, 4}, 2, 1, 1, 2)
+	x.SetImage(1, []float32{5, 6})
+	got, err := x.Floats()
+	require.NoError(t, err)
+	require.Equal(t, []float32{1, 2, 5, 6}, got)
+}
+
+// TestMisuse: every wrong shape is an *Error that says what was given and what was expected.
+func TestMisuse(t *testing.T) {
+	d, other := device(t), tensor.NewDevice(ref.Open())
+	x := d.New(1, 4, 4, 2)
+	k := d.Kernel(kernels.ConvWeights{Weight: make([]float32, 3*2*9), In: 2, Out: 3, Size: 3, Stride: 1, Pad: 1})
+	m := d.Matrix(kernels.Matrix{Rows: 2, Cols: 4, First: []int{0, 2}, W: [][]float32{{1}, {1}}})
+	f := d.FilterKernel(kernels.FilterWeights{H: 3, W: 3, K: make([]float32, 9)})
+	vec := func(c int) *tensor.Tensor { return d.New(1, 1, 1, c) }
+	for name, c := range map[string]struct {
+		run  func()
+		want string
+	}{
+		"empty shape":        {func() { d.New(1, 0, 4, 2) }, "empty"},
+		"huge shape":         {func() { d.New(1<<30, 1<<30, 1<<30, 8) }, "too large"},
+		"wrong data":         {func() { d.From(make([]float32, 3), 1, 2, 2, 1) }, "3 values"},
+		"image out of range": {func() { x.SetImage(1, make([]float32, 32)) }, "image 1"},
+		"other device":       {func() { d.Conv2D(k, tensor.Input{X: other.New(1, 4, 4, 2)}, tensor.Epilogue{}) }, "device"},
+		"channels":           {func() { d.Conv2D(k, tensor.Input{X: d.New(1, 4, 4, 3)}, tensor.Epilogue{}) }, "3 channels"},
+		"skip":               {func() { d.Conv2D(k, tensor.Input{X: d.New(1, 4, 4, 1), Skip: d.New(1, 2, 4, 1)}, tensor.Epilogue{}) }, "skip"},
+		"odd halves":         {func() { d.Conv2D(k, tensor.Input{X: d.New(1, 3, 4, 2), Sampling: kernels.Down2}, tensor.Epilogue{}) }, "even"},
+		"affine":             {func() { d.Conv2D(k, tensor.Input{X: x, Affine: vec(2)}, tensor.Epilogue{}) }, "normalisation"},
+		"embedding":          {func() { d.Conv2D(k, tensor.Input{X: x}, tensor.Epilogue{Embed: vec(2)}) }, "embedding"},
+		"residual":           {func() { d.Conv2D(k, tensor.Input{X: x}, tensor.Epilogue{Residual: x}) }, "residual"},
+		"bad convolution":    {func() { d.Kernel(kernels.ConvWeights{In: 1, Out: 1, Size: 2, Stride: 1}) }, "is not one"},
+		"missing weights":    {func() { d.Kernel(kernels.ConvWeights{In: 1, Out: 1, Size: 1, Stride: 1}) }, "0 weights"},
+		"groups":             {func() { d.GroupNorm(x, nil, vec(2), vec(2), 3, 1e-5, nil) }, "3 groups"},
+		"gamma":              {func() { d.GroupNorm(x, nil, vec(3), vec(2), 1, 1e-5, nil) }, "gamma"},
+		"modulation":         {func() { d.GroupNorm(x, nil, vec(2), vec(2), 1, 1e-5, vec(2)) }, "modulation"},
+		"heads":              {func() { h := tensor.Heads{X: x, Step: 2}; d.Attention(h, h, h, 2, 2, 1) }, "heads"},
+		"keys and values": {func() {
+			d.Attention(tensor.Heads{X: x}, tensor.Heads{X: x}, tensor.Heads{X: d.New(1, 2, 2, 2)}, 1, 2, 1)
+		}, "fit together"},
+		"half of an odd":       {func() { d.New(1, 3, 3, 1).Resample(kernels.Down2) }, "even"},
+		"no terms":             {func() { d.Blend(nil, tensor.Blend{}) }, "0 terms"},
+		"term":                 {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: d.New(1, 4, 4, 3), C: 1}}}) }, "repeated"},
+		"numerator alone":      {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1, Num: vec(1)}}}) }, "numerator"},
+		"dot":                  {func() { d.Dot(nil, x, vec(2)) }, "second operand"},
+		"matrix":               {func() { d.Matrix(kernels.Matrix{Rows: 1, Cols: 1, First: []int{1}, W: [][]float32{{1}}}) }, "columns"},
+		"separable input":      {func() { d.Separable(nil, d.New(1, 5, 4, 1), tensor.Separable{H: m, W: m, Alpha: 1}) }, "does not fit"},
+		"separable output":     {func() { d.Separable(x, x, tensor.Separable{H: m, W: m, Alpha: 1}) }, "destination"},
+		"one spectrum":         {func() { d.Separable(nil, x, tensor.Separable{H: m, W: m, RowSpectrum: vec(2)}) }, "spectra"},
+		"filter":               {func() { d.FilterKernel(kernels.FilterWeights{H: 2, W: 2, K: make([]float32, 4)}) }, "odd"},
+		"filter in place":      {func() { d.Filter(x, x, tensor.Filter{Kernel: f, Alpha: 1}) }, "same tensor"},
+		"accelerate":           {func() { d.Accelerate(tensor.Accelerate{X: x, Z: x, Grad: vec(1), X0: x}) }, "operand"},
+		"adam's step":          {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x}) }, "step 0"},
+		"scalars of one image": {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x, T: 1, Stop: tensor.Stop{Loss: vec(2)}}) }, "scalars"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := func() (err error) {
+				defer tensor.Catch(&err)
+				c.run()
+				return nil
+			}()
+			var e *tensor.Error
+			require.ErrorAs(t, err, &e)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func TestCatchLetsOthersPass(t *testing.T) {
+	require.PanicsWithValue(t, "not ours", func() {
+		var err error
+		defer tensor.Catch(&err)
+		panic("not ours")
+	})
+	cause := errors.New("cause")
+	err := func() (err error) {
+		defer tensor.Catch(&err)
+		tensor.FailWith("op", cause, "message %d", 1)
+		return nil
+	}()
+	require.ErrorIs(t, err, cause)
+	require.EqualError(t, err, "op: message 1: cause")
+}
+
+// short is a backend without memory.
+type short struct{ kernels.Backend }
+
+func (short) Alloc(n int) (kernels.Buffer, error) {
+	return nil, fmt.Errorf("none left: %w", kernels.ErrOutOfMemory)
+}
+
+func TestOutOfMemory(t *testing.T) {
+	d := tensor.NewDevice(short{ref.Open()})
+	err := func() (err error) {
+		defer tensor.Catch(&err)
+		d.New(1, 1024, 1024, 1)
+		return nil
+	}()
+	require.ErrorIs(t, err, kernels.ErrOutOfMemory)
+	require.ErrorContains(t, err, "4 MB asked for")
+}
+
+// Normalisation costs no pass of its own: GroupNorm only describes it, the convolution applies it on load.
+func Example() {
+	d := tensor.NewDevice(ref.Open())
+	defer d.Close()
+	x := d.From([]float32{1, 3, 5, 7}, 1, 2, 2, 1) // one image of 2 x 2 pixels
+	one := d.Vector([]float32{1})
+	zero := d.Vector([]float32{0})
+	double := d.Kernel(kernels.ConvWeights{Weight: []float32{2}, In: 1, Out: 1, Size: 1, Stride: 1})
+
+	y := d.Conv2D(double, d.GroupNorm(x, nil, one, zero, 1, 0, nil), tensor.Epilogue{})
+	values, _ := y.Floats()
+	fmt.Printf("%.3f\n", values)
+	// Output: [-2.683 -0.894 0.894 2.683]
+}
