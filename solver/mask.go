@@ -38,7 +38,8 @@ func (m *Mask) hole(y, x, h, w int) *Mask {
 }
 
 // BoxMask has one hole of size x size pixels (0: half the height by half the width) at a random place, H/16 and W/16
-// away from the borders where there is room.
+// away from the borders where there is room. Its task is TaskInpaintBox for holes of more than 32 pixels, and
+// TaskInpaintMask below, as for a scratch.
 func BoxMask(h, w, size int, seed uint64) (m *Mask, err error) {
 	defer tensor.Catch(&err)
 	m = newMask("solver.BoxMask", h, w, TaskInpaintBox)
@@ -49,15 +50,16 @@ func BoxMask(h, w, size int, seed uint64) (m *Mask, err error) {
 		return margin + rng.below(n-box-2*margin+1)
 	}
 	y := place(h, bh)
-	return m.hole(y, place(w, bw), bh, bw), nil
+	return m.hole(y, place(w, bw), bh, bw).classed(), nil
 }
 
-// CenterMask has one hole of size x size pixels (0: half the height by half the width) in the middle.
+// CenterMask has one hole of size x size pixels (0: half the height by half the width) in the middle. See BoxMask for
+// its task.
 func CenterMask(h, w, size int) (m *Mask, err error) {
 	defer tensor.Catch(&err)
 	m = newMask("solver.CenterMask", h, w, TaskInpaintBox)
 	bh, bw := boxSize("solver.CenterMask", h, w, size)
-	return m.hole((h-bh)/2, (w-bw)/2, bh, bw), nil
+	return m.hole((h-bh)/2, (w-bw)/2, bh, bw).classed(), nil
 }
 
 func boxSize(op string, h, w, size int) (bh, bw int) {
@@ -111,7 +113,7 @@ func RandomMask(h, w int, fraction float64, seed uint64) (m *Mask, err error) {
 }
 
 // PictureMask reads a picture in 8-bit grey, row by row: white (128 and above) is to be filled in, black is known;
-// invert turns that round.
+// invert turns that round. The task follows the thickest hole, as for BoxMask.
 func PictureMask(h, w int, gray []uint8, invert bool) (m *Mask, err error) {
 	defer tensor.Catch(&err)
 	m = newMask("solver.PictureMask", h, w, TaskInpaintMask)
@@ -121,7 +123,44 @@ func PictureMask(h, w int, gray []uint8, invert bool) (m *Mask, err error) {
 	for i, g := range gray {
 		m.Known[i] = (g < 128) != invert
 	}
-	return m, nil
+	return m.classed(), nil
+}
+
+// smallHole is the side of the largest square hole that is repaired as scratches are, from its surroundings, and not as
+// something to be invented: with the built-in prior, holes of 32 pixels come out 1 to 3 dB better so.
+const smallHole = 32
+
+// classed sets the task of a mask by its thickest hole.
+func (m *Mask) classed() *Mask {
+	m.Task = TaskInpaintMask
+	if m.thick(smallHole + 1) {
+		m.Task = TaskInpaintBox
+	}
+	return m
+}
+
+// thick reports whether a square of n x n pixels is missing as a whole.
+func (m *Mask) thick(n int) bool {
+	side := make([]int, m.W) // of the largest missing square whose lower right corner is in this column
+	for y := range m.H {
+		diagonal := 0
+		for x := range m.W {
+			above := side[x]
+			switch {
+			case m.Known[y*m.W+x]:
+				side[x] = 0
+			case x == 0 || y == 0:
+				side[x] = 1
+			default:
+				side[x] = 1 + min(above, diagonal, side[x-1])
+			}
+			if side[x] >= n {
+				return true
+			}
+			diagonal = above
+		}
+	}
+	return false
 }
 
 // Missing is the number of pixels that are not known.

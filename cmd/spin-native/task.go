@@ -196,35 +196,7 @@ func (f *taskFlags) pictureMask(h, w int, stderr io.Writer) (*solver.Mask, error
 	case missing > 0.5:
 		fmt.Fprintf(stderr, "spin-native: note: the mask asks to fill in %.0f %% of the picture: %s; if it is drawn the other way, %s\n", 100*missing, meaning, other)
 	}
-	if thick(m, 17) {
-		m.Task = solver.TaskInpaintBox
-	}
 	return m, nil
-}
-
-// thick reports whether a square of n x n pixels is missing as a whole: such holes ask for invention, as a box does,
-// where scratches and specks only need their neighbours.
-func thick(m *solver.Mask, n int) bool {
-	run := make([]int, m.W) // the largest missing square whose lower right corner is here
-	for y := range m.H {
-		diagonal := 0
-		for x := range m.W {
-			above := run[x]
-			switch {
-			case m.Known[y*m.W+x]:
-				run[x] = 0
-			case x == 0 || y == 0:
-				run[x] = 1
-			default:
-				run[x] = 1 + min(above, diagonal, run[x-1])
-			}
-			if run[x] >= n {
-				return true
-			}
-			diagonal = above
-		}
-	}
-	return false
 }
 
 func (f *taskFlags) kernelOf() (*solver.BlurKernel, error) {
