@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitOK
 	}
 	if errors.Is(err, context.Canceled) {
-		fmt.Fprintln(stderr, "spin-native: interrupted; nothing was written")
+		fmt.Fprintln(stderr, "spin-native: interrupted; what was not finished was not written")
 		return exitInterrupted
 	}
 	fmt.Fprintln(stderr, "spin-native: "+oneLine(err))
