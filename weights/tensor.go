@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
+	"sync"
 	"unsafe"
-
-	"github.com/x448/float16"
 )
 
 // Tensor is one array of a file, or one to be written. Data is little-endian, C order, and read-only where it comes from
@@ -157,27 +157,76 @@ func (t Tensor) To(d DType) (Tensor, error) {
 		return Tensor{}, err
 	}
 	out := Tensor{Name: t.Name, DType: d, Shape: t.Shape, Data: make([]byte, d.Size()*len(values))}
-	le := binary.LittleEndian
-	for i, v := range values {
-		finite := math.Float32bits(v)&exponent32 != exponent32
-		switch d {
-		case F32:
-			le.PutUint32(out.Data[4*i:], math.Float32bits(v))
-		case F16:
-			h := float16.Fromfloat32(v)
-			if finite && !h.IsFinite() {
-				return Tensor{}, overflow(t, d, i, v)
-			}
-			le.PutUint16(out.Data[2*i:], h.Bits())
-		case BF16:
-			h := toBrain(v)
-			if finite && h&0x7f80 == 0x7f80 {
-				return Tensor{}, overflow(t, d, i, v)
-			}
-			le.PutUint16(out.Data[2*i:], h)
+	bad := make([]int, (len(values)+encodeChunk-1)/encodeChunk) // the first value of each chunk that does not fit, or -1
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i := range bad {
+		wg.Add(1)
+		turn <- struct{}{}
+		go func() {
+			defer func() { <-turn; wg.Done() }()
+			from, to := i*encodeChunk, min((i+1)*encodeChunk, len(values))
+			bad[i] = encode32(out.Data[d.Size()*from:d.Size()*to], values[from:to], d)
+		}()
+	}
+	wg.Wait()
+	for i, b := range bad {
+		if b >= 0 {
+			return Tensor{}, overflow(t, d, i*encodeChunk+b, values[i*encodeChunk+b])
 		}
 	}
 	return out, nil
+}
+
+// encodeChunk is the number of values that one goroutine converts at a time.
+const encodeChunk = 1 << 18
+
+// encode32 writes values as d. It returns the index of the first finite one that becomes infinite, or -1.
+func encode32(dst []byte, values []float32, d DType) int {
+	le := binary.LittleEndian
+	bad := -1
+	switch d {
+	case F32:
+		for i, v := range values {
+			le.PutUint32(dst[4*i:], math.Float32bits(v))
+		}
+	case F16:
+		for i, v := range values {
+			h := toHalf(v)
+			if h&0x7c00 == 0x7c00 && bad < 0 && math.Float32bits(v)&exponent32 != exponent32 {
+				bad = i
+			}
+			le.PutUint16(dst[2*i:], h)
+		}
+	case BF16:
+		for i, v := range values {
+			h := toBrain(v)
+			if h&0x7f80 == 0x7f80 && bad < 0 && math.Float32bits(v)&exponent32 != exponent32 {
+				bad = i
+			}
+			le.PutUint16(dst[2*i:], h)
+		}
+	}
+	return bad
+}
+
+// toHalf rounds to the nearest half-precision number, ties to even. Normal results come from adding to the mantissa so
+// that it carries; subnormal ones from adding 1/2, which lets the processor round at the right bit.
+func toHalf(v float32) uint16 {
+	b := math.Float32bits(v)
+	sign := uint16(b >> 16 & 0x8000)
+	b &= 0x7fffffff
+	switch {
+	case b > exponent32: // NaN: the upper bits of its payload, quiet
+		return sign | 0x7e00 | uint16(b>>13&0x3ff)
+	case b >= 0x47800000: // 65536 and more
+		return sign | 0x7c00
+	case b < 0x38800000: // below 2^-14
+		const half = 0x3f000000
+		return sign | uint16(math.Float32bits(math.Float32frombits(b)+math.Float32frombits(half))-half)
+	}
+	b += b>>13&1 + 0xfff
+	return sign | uint16((b-(127-15)<<23)>>13)
 }
 
 const exponent32 = 0x7f800000

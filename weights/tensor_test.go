@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -147,4 +148,25 @@ func TestFromTensors(t *testing.T) {
 	require.ErrorContains(t, err, "twice")
 	_, err = FromTensors("model", []Tensor{FromFloats("a", []float32{1}, 2)}, nil)
 	require.Error(t, err)
+}
+
+// TestToHalf holds the bulk conversion to the oracle: every half, its neighbours, the midpoints, and random bits.
+func TestToHalf(t *testing.T) {
+	check := func(bits uint32) {
+		v := math.Float32frombits(bits)
+		if want, got := float16.Fromfloat32(v).Bits(), toHalf(v); want != got {
+			t.Fatalf("%g (%#08x) becomes %#04x, expected %#04x", v, bits, got, want)
+		}
+	}
+	for h := range 1 << 16 {
+		b := math.Float32bits(float16.Frombits(uint16(h)).Float32())
+		for _, d := range []uint32{0, 1, 0xfff, 0x1000, 0x1001, 0x1fff} {
+			check(b + d)
+			check(b - d)
+		}
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range 1_000_000 {
+		check(rng.Uint32())
+	}
 }

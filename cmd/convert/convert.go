@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,19 +10,35 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spin-native/spin/internal/atomicfile"
-	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/weights"
 )
 
 // options are the flags.
 type options struct {
 	input, output, preset, config, family, dtype string
+	component, to, variant, shard                string
+	ema                                          bool
 	zstd, dryRun, printConfig, force, json       bool
+
+	heads, headChannels, imageSize int
+	newOrder                       bool
+	prediction, schedule           string
+	scaleFactor                    float64
+
+	maxShard int64 // bytes, from shard
 }
 
 // check finds what is wrong with the command line itself.
-func (o options) check() error {
+func (o *options) check() error {
+	if o.preset != "" {
+		if _, ok := checkpoint.FindPreset(o.preset); !ok {
+			return usage("--preset %q: expected one of %s", o.preset, strings.Join(checkpoint.PresetNames(), ", "))
+		}
+	}
+	if o.component != "" && o.component != checkpoint.RoleUNet && o.component != checkpoint.RoleFirstStage {
+		return usage("--component %q: expected %s or %s", o.component, checkpoint.RoleUNet, checkpoint.RoleFirstStage)
+	}
 	switch {
 	case o.printConfig && o.preset == "":
 		return usage("--print-config needs --preset")
@@ -35,193 +50,180 @@ func (o options) check() error {
 		return usage("no output: give it with -o FILE, or use --dry-run")
 	case o.preset != "" && o.config != "":
 		return usage("--preset and --config exclude each other")
+	case o.heads < 0 || o.headChannels < 0 || o.imageSize < 0 || o.scaleFactor < 0:
+		return usage("--heads, --head-channels, --image-size and --scale-factor are positive numbers")
+	case o.heads > 0 && o.headChannels > 0:
+		return usage("--heads and --head-channels exclude each other")
+	case !slices.Contains([]string{"", "eps", "v", "x0"}, o.prediction):
+		return usage("--prediction %q: expected eps, v or x0", o.prediction)
+	case !slices.Contains([]string{"", "linear", "cosine", "ldm", "sd"}, o.schedule):
+		return usage("--schedule %q: expected linear, cosine, ldm or sd", o.schedule)
+	case !slices.Contains([]string{"", "guided", "diffusers"}, o.to):
+		return usage("--to %q: expected guided or diffusers", o.to)
 	}
 	if _, ok := dtypes[o.dtype]; !ok {
 		return usage("--dtype %q: expected f32, f16 or bf16", o.dtype)
 	}
-	if o.preset != "" {
-		if _, ok := presets[o.preset]; !ok {
-			return usage("--preset %q: expected one of %s", o.preset, strings.Join(presetNames(), ", "))
+	if o.family != "" && !slices.Contains(checkpoint.Sources(), o.family) {
+		return usage("--family %q: expected one of %s", o.family, strings.Join(checkpoint.Sources(), ", "))
+	}
+	if o.shard != "" {
+		var err error
+		if o.maxShard, err = parseSize(o.shard); err != nil {
+			return usage("--max-shard-size %q: expected a size as 2GB or 500MB", o.shard)
+		}
+		if o.zstd || strings.HasSuffix(o.output, ".zst") {
+			return usage("--max-shard-size and compression exclude each other")
 		}
 	}
-	if o.family != "" && !slices.Contains(sourceNames(), o.family) {
-		return usage("--family %q: expected one of %s", o.family, strings.Join(sourceNames(), ", "))
-	}
 	return nil
+}
+
+// parseSize reads 2GB, 500MB, 150KB or a number of bytes; a thousand is a thousand, as in other tools of this kind.
+func parseSize(s string) (int64, error) {
+	var n int64
+	var unit string
+	if k, err := fmt.Sscanf(strings.ToUpper(s), "%d%s", &n, &unit); k < 1 || err != nil && k != 1 {
+		return 0, fmt.Errorf("not a size")
+	}
+	factor, ok := map[string]int64{"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+	if !ok || n < 1 || n > 1<<40 {
+		return 0, fmt.Errorf("not a size")
+	}
+	return n * factor, nil
 }
 
 // dtypes maps the flag; "" keeps the type.
 var dtypes = map[string]weights.DType{"": "", "f32": weights.F32, "f16": weights.F16, "bf16": weights.BF16}
 
-// report is what --json prints.
-type report struct {
-	Input      string       `json:"input"`
-	Output     string       `json:"output,omitempty"`
-	DryRun     bool         `json:"dry_run"`
-	Tensors    int          `json:"tensors"`
-	Parameters int64        `json:"parameters"`
-	DataBytes  int64        `json:"data_bytes"`           // before compression
-	FileBytes  int64        `json:"file_bytes,omitempty"` // as written
-	Info       weights.Info `json:"info"`
-	List       []row        `json:"list,omitempty"` // of a dry run
+// checkpointOptions are what the flags say about the input.
+func (o options) checkpointOptions() (checkpoint.Options, error) {
+	c := checkpoint.Options{
+		Source: o.family, Preset: o.preset, RawWeights: !o.ema, Variant: o.variant,
+		Heads: o.heads, HeadChannels: o.headChannels, NewAttentionOrder: o.newOrder, ImageSize: o.imageSize,
+		Prediction: o.prediction, Schedule: o.schedule, ScaleFactor: o.scaleFactor,
+	}
+	if o.config != "" {
+		b, err := os.ReadFile(o.config)
+		if err != nil {
+			return c, err
+		}
+		info, err := weights.ParseInfo(b)
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", o.config, err)
+		}
+		c.Config = &info
+	}
+	return c, nil
 }
 
-type row struct {
-	Name  string        `json:"name"`
-	From  string        `json:"from,omitempty"` // the name in the input, where it differs
-	Was   weights.DType `json:"was"`
-	DType weights.DType `json:"dtype"`
-	Shape []int         `json:"shape"`
-}
-
-func convert(ctx context.Context, o options, stdout io.Writer) error {
+func convert(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
 	}
 	if o.printConfig {
-		return printJSON(stdout, presets[o.preset])
+		return o.print(stdout)
 	}
-	if !o.dryRun {
-		if err := atomicfile.RefuseExisting(o.output, o.force); err != nil {
+	in, err := o.checkpointOptions()
+	if err != nil {
+		return err
+	}
+	m, err := checkpoint.Open(o.input, in)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	chosen := m.Components
+	if o.component != "" {
+		c, ok := m.Component(o.component)
+		if !ok {
+			return fmt.Errorf("%s: holds no %s, only %s", o.input, o.component, m.Components[0].Role)
+		}
+		chosen = []checkpoint.Component{c}
+	}
+	jobs, err := o.plan(chosen)
+	if err != nil {
+		return err
+	}
+	r := report{Input: o.input, DryRun: o.dryRun, Notes: m.Notes, LeftOut: len(m.LeftOut)}
+	if o.dryRun {
+		if err := try(ctx, stderr, jobs); err != nil {
+			return fmt.Errorf("%s: %w", o.input, err)
+		}
+	} else {
+		if err := write(ctx, stderr, jobs, o); err != nil {
 			return err
 		}
+		r.Output = o.output
 	}
-	in, err := open(o.input)
-	if err != nil {
+	if err := r.fill(jobs, o.dryRun); err != nil {
 		return err
-	}
-	defer in.Close()
-	info, err := chooseInfo(o, in)
-	if err != nil {
-		return err
-	}
-	src, err := chooseSource(o.family, info)
-	if err != nil {
-		return err
-	}
-	list, rows, err := translate(ctx, in, src, dtypes[o.dtype])
-	if err != nil {
-		return err
-	}
-	if err := src.check(info, list); err != nil {
-		return fmt.Errorf("%s: %w", o.input, err)
-	}
-
-	r := report{Input: o.input, DryRun: o.dryRun, Tensors: len(list), Info: info}
-	for _, t := range list {
-		r.Parameters += int64(t.Len())
-		r.DataBytes += int64(len(t.Data))
-	}
-	if o.dryRun {
-		r.List = rows
-		return r.print(stdout, o.json)
-	}
-	encode := weights.Encode
-	if o.zstd || strings.HasSuffix(o.output, ".zst") {
-		encode = weights.EncodeZstd
-	}
-	err = atomicfile.WriteFile(o.output, func(w io.Writer) error {
-		return encode(interruptible{ctx, w}, list, info.Metadata())
-	})
-	if err != nil {
-		return err
-	}
-	r.Output = o.output
-	if st, err := os.Stat(o.output); err == nil {
-		r.FileBytes = st.Size()
 	}
 	return r.print(stdout, o.json)
 }
 
-// open adds to the reader's own advice what only the name tells.
-func open(path string) (*weights.File, error) {
-	f, err := weights.Open(path)
-	ext := strings.ToLower(filepath.Ext(path))
-	if errors.Is(err, weights.ErrFormat) && slices.Contains([]string{".pt", ".pth", ".ckpt", ".bin"}, ext) {
-		return nil, fmt.Errorf("%s: a PyTorch checkpoint cannot be read yet: convert it first to safetensors, for example with safetensors.torch.save_file", path)
+// print writes the configuration of a preset.
+func (o options) print(stdout io.Writer) error {
+	p, _ := checkpoint.FindPreset(o.preset)
+	for _, i := range []*weights.Info{p.UNet, p.FirstStage} {
+		if i != nil && (o.component == "" || (o.component == checkpoint.RoleUNet) == (i == p.UNet)) {
+			return printJSON(stdout, i)
+		}
 	}
-	return f, err
+	return usage("preset %s has no %s", o.preset, o.component)
 }
 
-// chooseInfo takes the configuration from the preset, the file given, or the input itself.
-func chooseInfo(o options, in *weights.File) (weights.Info, error) {
-	switch {
-	case o.preset != "":
-		return presets[o.preset], nil
-	case o.config != "":
-		b, err := os.ReadFile(o.config)
-		if err != nil {
-			return weights.Info{}, err
-		}
-		info, err := weights.ParseInfo(b)
-		if err != nil {
-			return info, fmt.Errorf("%s: %w", o.config, err)
-		}
-		return info, nil
-	}
-	info, err := in.Info()
-	if errors.Is(err, weights.ErrNoInfo) {
-		return info, usage("%s does not say which network it is: give --preset (%s) or --config FILE", o.input, strings.Join(presetNames(), ", "))
-	}
-	return info, err
+// job is one component on its way into one file, or one folder.
+type job struct {
+	component checkpoint.Component
+	list      []weights.Planned
+	metadata  map[string]string
+	config    []byte // config.json beside it
+	path      string // "" in a dry run without -o
+	folder    bool   // its folder is made if it is not there
+	files     []file
 }
 
-func chooseSource(name string, info weights.Info) (*source, error) {
-	for i, s := range sources {
-		if s.family == info.Family && (name == "" || name == s.name) {
-			return &sources[i], nil
+// plan says what goes where.
+func (o options) plan(list []checkpoint.Component) ([]job, error) {
+	folder := strings.HasSuffix(o.output, "/") || strings.HasSuffix(o.output, string(filepath.Separator)) || o.to == "diffusers"
+	if len(list) > 1 && o.output != "" && !folder {
+		if ext := filepath.Ext(o.output); ext == ".safetensors" || ext == ".zst" {
+			return nil, usage("the input holds %d networks: give a folder (-o %s/), or --component", len(list), strings.TrimSuffix(o.output, ext))
 		}
+		folder = true
 	}
-	if name != "" {
-		return nil, usage("--family %s does not fit the configuration, which is of family %s", name, info.Family)
-	}
-	return nil, fmt.Errorf("family %q is not known", info.Family)
-}
-
-// translate renames and converts, and refuses weights that are not finite.
-func translate(ctx context.Context, in *weights.File, src *source, d weights.DType) (list []weights.Tensor, rows []row, err error) {
-	defer tensor.Catch(&err)
-	for _, from := range in.Names() {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
+	var jobs []job
+	for _, c := range list {
+		j := job{component: c, folder: folder}
+		switch o.to {
+		case "diffusers":
+			var err error
+			if j.config, j.list, err = c.Diffusers(dtypes[o.dtype]); err != nil {
+				return nil, fmt.Errorf("%s: %w", o.input, err)
+			}
+			j.metadata = map[string]string{"format": "pt"}
+		case "guided":
+			j.list, j.metadata = c.Plan(dtypes[o.dtype]), map[string]string{"format": "pt"}
+		default:
+			j.list, j.metadata = c.Plan(dtypes[o.dtype]), c.Info.Metadata()
 		}
-		name, ok := src.rename(from)
-		if !ok {
-			continue
-		}
-		t, _ := in.Tensor(from)
-		r := row{Name: name, Was: t.DType, Shape: t.Shape}
-		if name != from {
-			r.From = from
-		}
-		if t.DType.Float() {
-			in.Scope().Floats(from, t.Shape...) // panics on a NaN, with a message that names it
-			if d != "" {
-				if t, err = t.To(d); err != nil {
-					return nil, nil, err
-				}
+		if o.output != "" {
+			switch {
+			case o.to == "diffusers" && len(list) == 1:
+				j.path = filepath.Join(o.output, "diffusion_pytorch_model.safetensors")
+			case o.to == "diffusers":
+				part := map[string]string{checkpoint.RoleUNet: "unet", checkpoint.RoleFirstStage: "vae"}[c.Role]
+				j.path = filepath.Join(o.output, part, "diffusion_pytorch_model.safetensors")
+			case folder:
+				j.path = filepath.Join(o.output, c.Role+".safetensors")
+			default:
+				j.path = o.output
 			}
 		}
-		t.Name, r.DType = name, t.DType
-		list, rows = append(list, t), append(rows, r)
+		jobs = append(jobs, j)
 	}
-	if len(list) == 0 {
-		return nil, nil, fmt.Errorf("%s: no tensors", in.Path())
-	}
-	return list, rows, nil
-}
-
-// interruptible lets a signal end a long write between two blocks.
-type interruptible struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (i interruptible) Write(p []byte) (int, error) {
-	if err := i.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return i.w.Write(p)
+	return jobs, nil
 }
 
 func printJSON(w io.Writer, v any) error {
@@ -229,40 +231,4 @@ func printJSON(w io.Writer, v any) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
-}
-
-func (r report) print(w io.Writer, asJSON bool) error {
-	if asJSON {
-		return printJSON(w, r)
-	}
-	var b strings.Builder
-	for _, t := range r.List {
-		was := string(t.Was)
-		if t.Was != t.DType {
-			was += "->" + string(t.DType)
-		}
-		fmt.Fprintf(&b, "%-10s %-20s %s", was, fmt.Sprint(t.Shape), printable(t.Name))
-		if t.From != "" {
-			fmt.Fprintf(&b, "  (was %s)", printable(t.From))
-		}
-		b.WriteByte('\n')
-	}
-	for _, g := range r.Info.Guesses {
-		fmt.Fprintf(&b, "guessed: %s\n", printable(g))
-	}
-	what := strings.TrimSpace(r.Info.Name + " " + r.Info.Version)
-	fmt.Fprintf(&b, "%s, %s: %d tensors, %d parameters, %.1f MB", printable(what), r.Info.Family, r.Tensors, r.Parameters, float64(r.DataBytes)/1e6)
-	if r.Output != "" {
-		fmt.Fprintf(&b, "; wrote %s, %.1f MB", r.Output, float64(r.FileBytes)/1e6)
-	}
-	_, err := fmt.Fprintln(w, b.String())
-	return err
-}
-
-// printable keeps a name from a file from playing with the terminal.
-func printable(s string) string {
-	if q := fmt.Sprintf("%q", s); q[1:len(q)-1] != s {
-		return q
-	}
-	return s
 }

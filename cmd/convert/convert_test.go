@@ -8,12 +8,16 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -27,7 +31,8 @@ func tiny() nn.UNetConfig {
 
 func tinyInfo(t *testing.T, c nn.UNetConfig) weights.Info {
 	t.Helper()
-	info := presets["ffhq_10m"]
+	p, _ := checkpoint.FindPreset("ffhq_10m")
+	info := *p.UNet
 	info.Name = "tiny"
 	var err error
 	info.Model, err = json.Marshal(c)
@@ -99,6 +104,7 @@ func TestRoundTrip(t *testing.T) {
 	require.Zero(t, code, stderr)
 	require.Empty(t, stderr)
 	require.Contains(t, stdout, "tiny, guided-diffusion-unet: 144 tensors, 828358 parameters")
+	require.NotContains(t, stdout, "guessed")
 
 	f, err := weights.Open(path("out.safetensors"))
 	require.NoError(t, err)
@@ -192,7 +198,14 @@ func TestRefusals(t *testing.T) {
 		"no output":         {in, 2, "no output"},
 		"unknown flag":      {[]string{"--bad"}, 2, "unknown flag"},
 		"argument":          {[]string{"x"}, 2, "unexpected argument"},
-		"no configuration":  {join(in, out), 2, "give --preset"},
+		"unknown component": {join(in, out, []string{"--component", "x"}), 2, "expected unet or first_stage"},
+		"unknown target":    {join(in, out, []string{"--to", "x"}), 2, "expected guided or diffusers"},
+		"heads and width":   {join(in, out, []string{"--heads", "1", "--head-channels", "1"}), 2, "exclude each other"},
+		"shards and zstd":   {join(in, out, []string{"--zstd", "--max-shard-size", "1MB"}), 2, "exclude each other"},
+		"shard size":        {join(in, out, []string{"--max-shard-size", "huge"}), 2, "expected a size"},
+		"wrong family":      {join(in, out, []string{"--family", "diffusers"}), 1, "comes from guided-diffusion"},
+		"no component":      {join(in, out, []string{"--component", "first_stage"}), 1, "holds no first_stage"},
+		"latent preset":     {join(in, out, []string{"--preset", "sd-vae"}), 1, "is for autoencoder-kl"},
 		"both":              {join(in, out, config, []string{"--preset", "photo"}), 2, "exclude each other"},
 		"unknown preset":    {join(in, out, []string{"--preset", "x"}), 2, "expected one of ffhq_10m"},
 		"unknown dtype":     {join(in, out, config, []string{"--dtype", "f8"}), 2, "expected f32, f16 or bf16"},
@@ -200,7 +213,7 @@ func TestRefusals(t *testing.T) {
 		"print what":        {[]string{"--print-config"}, 2, "needs --preset"},
 		"other preset":      {join(in, out, []string{"--preset", "imagenet256"}), 1, "check model_channels"},
 		"absent":            {join([]string{"-i", path("absent")}, out, config), 1, "no such file"},
-		"checkpoint":        {join([]string{"-i", path("m.pt")}, out, config), 1, "safetensors.torch.save_file"},
+		"checkpoint":        {join([]string{"-i", path("m.pt")}, out, config), 1, "m.pt"},
 		"config absent":     {join(in, out, []string{"--config", path("absent")}), 1, "no such file"},
 		"config bad":        {join(in, out, []string{"--config", path("bad.json")}), 1, "format is 0"},
 		"NaN":               {join([]string{"-i", path("nan.safetensors")}, out, config), 1, `"input_blocks.1.0.emb_layers.1.bias" holds NaN at index 2`},
@@ -246,7 +259,16 @@ func TestInterrupted(t *testing.T) {
 
 // TestMismatch changes one thing of the configuration at a time; the message must name it.
 func TestMismatch(t *testing.T) {
-	require.NoError(t, checkGuided(tinyInfo(t, tiny()), tinyTensors()))
+	path := folder(t, tinyTensors(), tinyInfo(t, tiny()))
+	try := func(info weights.Info) string {
+		b, err := json.Marshal(info)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path("config.json"), b, 0o644))
+		code, _, stderr := call("-i", path("in.safetensors"), "--config", path("config.json"), "--dry-run")
+		require.Equal(t, 1, code)
+		require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+		return stderr
+	}
 	for name, c := range map[string]struct {
 		change func(*nn.UNetConfig)
 		want   string
@@ -269,27 +291,224 @@ func TestMismatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config := tiny()
 			c.change(&config)
-			require.ErrorContains(t, checkGuided(tinyInfo(t, config), tinyTensors()), c.want)
+			require.Contains(t, try(tinyInfo(t, config)), c.want)
 		})
 	}
 	info := tinyInfo(t, tiny())
 	info.Model = json.RawMessage(`{"chanels":3}`)
-	require.ErrorContains(t, checkGuided(info, nil), "unknown field")
-	more := append(tinyTensors(), array("label_emb.weight", 10, 128))
-	require.ErrorContains(t, checkGuided(tinyInfo(t, tiny()), more), `"label_emb.weight" exists`)
+	require.Contains(t, try(info), "unknown field")
 }
 
 func TestPresets(t *testing.T) {
-	for name, info := range presets {
-		require.NoError(t, info.Check(), name)
-		require.Equal(t, name, info.Name)
+	for _, name := range checkpoint.PresetNames() {
 		code, stdout, stderr := call("--preset", name, "--print-config")
 		require.Zero(t, code, stderr)
 		got, err := weights.ParseInfo([]byte(stdout))
 		require.NoError(t, err)
-		require.JSONEq(t, string(info.Model), string(got.Model))
+		require.Equal(t, name, got.Name)
 	}
-	code, stdout, _ := call("--help")
+	code, stdout, _ := call("--preset", "sd-1.5", "--print-config", "--component", "first_stage")
+	require.Zero(t, code)
+	require.Contains(t, stdout, "autoencoder-kl")
+	code, _, stderr := call("--preset", "photo", "--print-config", "--component", "first_stage")
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "has no first_stage")
+	code, stdout, _ = call("--help")
 	require.Zero(t, code)
 	require.Contains(t, stdout, "Examples:")
+}
+
+// TestGuesses: without a preset the architecture is found, and what nobody said is printed as a guess.
+func TestGuesses(t *testing.T) {
+	path := folder(t, tinyTensors(), tinyInfo(t, tiny()))
+	code, stdout, stderr := call("-i", path("in.safetensors"), "-o", path("out.safetensors"))
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "guessed: num_head_channels 64: the file does not tell\n")
+	require.Contains(t, stdout, "guessed: schedule linear from 0.0001 to 0.02 in 1000 steps")
+	code, stdout, stderr = call("-i", path("in.safetensors"), "-o", path("out2.safetensors"), "--head-channels", "32", "--schedule", "cosine",
+		"--image-size", "32", "--prediction", "v", "--new-attention-order")
+	require.Zero(t, code, stderr)
+	require.NotContains(t, stdout, "guessed")
+	f, err := weights.Open(path("out2.safetensors"))
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Info()
+	require.NoError(t, err)
+	require.Equal(t, "v", info.Prediction)
+	require.Equal(t, 32, info.ImageSize)
+	require.Len(t, info.Schedule.Betas, 1000)
+	c, err := nn.ParseUNetConfig(info.Model)
+	require.NoError(t, err)
+	require.Equal(t, 32, c.NumHeadChannels)
+	require.True(t, c.UseNewAttentionOrder)
+
+	code, stdout, stderr = call("-i", path("in.safetensors"), "--dry-run", "--json")
+	require.Zero(t, code, stderr)
+	var r report
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.Greater(t, r.Memory, int64(4*828358))
+	require.Equal(t, "input_blocks.0", r.Layers[0].Name)
+	var sum int64
+	for _, l := range r.Layers {
+		sum += l.Parameters
+	}
+	require.EqualValues(t, 828358, sum)
+}
+
+// TestGuidedAndBack: --to guided gives a plain state dict with the bytes that came.
+func TestGuidedAndBack(t *testing.T) {
+	path := folder(t, tinyTensors(), tinyInfo(t, tiny()))
+	for _, args := range [][]string{
+		{"-i", path("in.safetensors"), "-o", path("ours.safetensors"), "--config", path("config.json")},
+		{"-i", path("ours.safetensors"), "-o", path("back.safetensors"), "--to", "guided"},
+		{"-i", path("ours.safetensors"), "-o", path("hf"), "--to", "diffusers"},
+		{"-i", path("hf"), "-o", path("latent.safetensors")},
+	} {
+		code, _, stderr := call(args...)
+		require.Zero(t, code, stderr)
+	}
+	requireSame(t, path("in.safetensors"), path("back.safetensors"))
+	f, err := weights.Open(path("back.safetensors"))
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"format": "pt"}, f.Metadata())
+	require.NoError(t, f.Close())
+	require.Equal(t, []string{"config.json", "diffusion_pytorch_model.safetensors"}, files(t, path("hf")))
+}
+
+// TestShards: an output in pieces reads back equal.
+func TestShards(t *testing.T) {
+	path := folder(t, tinyTensors(), tinyInfo(t, tiny()))
+	code, stdout, stderr := call("-i", path("in.safetensors"), "-o", path("s/out.safetensors"), "--config", path("config.json"), "--max-shard-size", "1MB")
+	require.Equal(t, 1, code) // a folder is made only for an output that is one
+	require.Contains(t, stderr, "no such file")
+	require.NoError(t, os.Mkdir(path("s"), 0o777))
+	code, stdout, stderr = call("-i", path("in.safetensors"), "-o", path("s/out.safetensors"), "--config", path("config.json"), "--max-shard-size", "1MB")
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "wrote "+path("s/out.safetensors.index.json"))
+	names := files(t, path("s"))
+	require.Len(t, names, 5, names)
+	code, _, stderr = call("-i", path("s"), "-o", path("whole.safetensors"))
+	require.Zero(t, code, stderr)
+	code, _, stderr = call("-i", path("in.safetensors"), "-o", path("direct.safetensors"), "--config", path("config.json"))
+	require.Zero(t, code, stderr)
+	requireSame(t, path("direct.safetensors"), path("whole.safetensors"))
+	code, _, stderr = call("-i", path("in.safetensors"), "-o", path("s/out.safetensors"), "--config", path("config.json"), "--max-shard-size", "1MB")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "use --force")
+	require.Equal(t, names, files(t, path("s")))
+	for text, want := range map[string]int64{"2GB": 2e9, "500MB": 5e8, "150KB": 15e4, "12": 12, "12b": 12} {
+		n, err := parseSize(text)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	for _, text := range []string{"", "x", "-1", "0", "1TB", "1.5GB", "99999999999999999999"} {
+		_, err := parseSize(text)
+		require.Error(t, err, text)
+	}
+}
+
+// TestFailureLeavesNothing: a bad weight in the last shard takes the shards before it away again.
+func TestFailureLeavesNothing(t *testing.T) {
+	list := tinyTensors()
+	list = append(list[:len(list)-1], list[len(list)-1])
+	for i := range list {
+		if list[i].Name == "time_embed.2.weight" {
+			copy(list[i].Data[8:], []byte{0, 0, 0x80, 0x7e}) // too large for F16
+		}
+	}
+	path := folder(t, list, tinyInfo(t, tiny()))
+	before := files(t, path(""))
+	code, _, stderr := call("-i", path("in.safetensors"), "-o", path("out")+"/", "--config", path("config.json"), "--max-shard-size", "300KB", "--dtype", "f16")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "too large for F16")
+	require.Equal(t, before, files(t, path("")))
+}
+
+// TestComponents: a checkpoint of two networks goes into a folder, or one of them into a file.
+func TestComponents(t *testing.T) {
+	in := testkit.Shared(t, "fixtures", "ldm_ffhq_style", "model.ckpt")
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	code, stdout, stderr := call("-i", in, "-o", path("both")+"/", "--head-channels", "32", "--json")
+	require.Zero(t, code, stderr)
+	var r report
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.Len(t, r.Networks, 2)
+	require.Equal(t, 255, r.Tensors)
+	require.Equal(t, []string{"first_stage.safetensors", "unet.safetensors"}, files(t, path("both")))
+	code, _, stderr = call("-i", in, "-o", path("vq.safetensors"), "--component", "first_stage")
+	require.Zero(t, code, stderr)
+	requireSame(t, path("both/first_stage.safetensors"), path("vq.safetensors"))
+	code, _, stderr = call("-i", in, "-o", path("raw"), "--ema=false", "--head-channels", "32")
+	require.Zero(t, code, stderr)
+	a, err := os.ReadFile(path("raw/unet.safetensors"))
+	require.NoError(t, err)
+	b, err := os.ReadFile(path("both/unet.safetensors"))
+	require.NoError(t, err)
+	require.NotEqual(t, a, b)
+	code, _, stderr = call("-i", in, "-o", path("x.safetensors"))
+	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "holds 2 networks")
+	code, _, stderr = call("-i", path("vq.safetensors"), "-o", path("y.safetensors"), "--component", "unet")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "holds no unet")
+
+	// To diffusers and back, the same tensors. Its first stages begin with as many channels as their first level has.
+	code, _, stderr = call("-i", in, "-o", path("hf"), "--to", "diffusers")
+	require.Equal(t, 1, code)
+	require.Contains(t, stderr, "diffusers cannot describe model_channels 32")
+	code, _, stderr = call("-i", in, "-o", path("hf"), "--to", "diffusers", "--component", "unet", "--heads", "1")
+	require.Zero(t, code, stderr)
+	require.Equal(t, []string{"config.json", "diffusion_pytorch_model.safetensors"}, files(t, path("hf")))
+	code, _, stderr = call("-i", path("hf"), "-o", path("a.safetensors"), "--to", "guided")
+	require.Zero(t, code, stderr)
+	code, _, stderr = call("-i", in, "-o", path("b.safetensors"), "--to", "guided", "--component", "unet", "--heads", "1")
+	require.Zero(t, code, stderr)
+	requireSame(t, path("a.safetensors"), path("b.safetensors")) // with one head the orders of qkv agree
+}
+
+// TestStreaming: converting takes memory for the largest tensor, not for all.
+func TestStreaming(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 50 MB")
+	}
+	c := tiny()
+	c.ModelChannels, c.NumHeadChannels = 128, 64
+	c.ChannelMult = []float64{1, 2}
+	f := weights.Synthetic("big", 1)
+	d, _ := dryrun.Open()
+	_, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{})
+	require.NoError(t, err)
+	var list []weights.Tensor
+	var most, total int
+	for _, name := range f.Names() {
+		x, _ := f.Tensor(name)
+		list = append(list, x)
+		most, total = max(most, len(x.Data)), total+len(x.Data)
+	}
+	require.Greater(t, total, 45<<20)
+	path := folder(t, list, tinyInfo(t, c))
+	list, f = nil, nil
+	runtime.GC()
+	var peak, before runtime.MemStats
+	runtime.ReadMemStats(&before)
+	stop, done := make(chan struct{}), make(chan uint64)
+	go func() {
+		var high uint64
+		for {
+			runtime.ReadMemStats(&peak)
+			high = max(high, peak.HeapAlloc)
+			select {
+			case <-stop:
+				done <- high
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	code, _, stderr := call("-i", path("in.safetensors"), "-o", path("out.safetensors"), "--config", path("config.json"), "--dtype", "f16")
+	close(stop)
+	high := <-done
+	require.Zero(t, code, stderr)
+	require.Less(t, high-before.HeapAlloc, uint64(total/2), "of %d MB", total>>20)
 }

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/internal/checkpoint"
 )
 
 func main() {
@@ -33,7 +35,7 @@ const (
 
 // run is the program, for tests too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	cmd := command(ctx, stdout)
+	cmd := command(ctx, stdout, stderr)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
@@ -51,35 +53,44 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-func command(ctx context.Context, stdout io.Writer) *cobra.Command {
+func command(ctx context.Context, stdout, stderr io.Writer) *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:   "convert -i INPUT -o OUTPUT (--preset NAME | --config FILE) [flags]",
+		Use:   "convert -i INPUT -o OUTPUT [--preset NAME | --config FILE] [flags]",
 		Short: "Convert the weights of a diffusion network into one self-contained file",
 		Long: `Convert the weights of a diffusion network into one self-contained file: safetensors that carry the
 configuration, the noise schedule and the value range in their metadata.
 
-INPUT is a .safetensors file (or .safetensors.zst), a *.safetensors.index.json with its shards, or a folder with one of
-these. A PyTorch checkpoint (.pt, .ckpt) comes as safetensors for now:
+INPUT is a PyTorch checkpoint (.pt, .pth, .ckpt, .bin), a safetensors file (plain, .zst, or an index of shards), or a
+folder of diffusers (a pipeline, or one component). Nothing in it is executed. What it is, its contents say:
+guided-diffusion, CompVis latent-diffusion, diffusers, or a file that was converted before.
 
-  python -c 'import torch, safetensors.torch as s; s.save_file(torch.load("m.pt", weights_only=True), "m.safetensors")'
+What the input does not tell comes from --preset, --config or the flags for it; what nobody tells is guessed, and every
+guess is printed. An input of several networks (UNet and first stage) goes into a folder: unet.safetensors,
+first_stage.safetensors.
 
-Presets: ` + strings.Join(presetNames(), ", ") + `.`,
-		Example: `  What is in the file, and does the preset fit it?
-    convert -i ffhq_10m.safetensors --preset ffhq_10m --dry-run
+Presets: ` + strings.Join(checkpoint.PresetNames(), ", ") + `.`,
+		Example: `  What is in the file, what does it take, and what had to be guessed?
+    convert -i ffhq_10m.pt --dry-run
 
   Half the size, for the GPU or the network:
-    convert -i ffhq_10m.safetensors -o ffhq.safetensors --preset ffhq_10m --dtype f16
+    convert -i ffhq_10m.pt -o ffhq.safetensors --preset ffhq_10m --dtype f16
 
-  Compressed:
-    convert -i ffhq_10m.safetensors -o ffhq.safetensors.zst --preset ffhq_10m --dtype f16
+  The UNet and the first stage of a latent diffusion, or one of them; the raw weights, not their moving average:
+    convert -i model.ckpt -o ldm/ --preset ldm-ffhq-vq4
+    convert -i model.ckpt -o vq.safetensors --component first_stage
+    convert -i model.ckpt -o raw/ --ema=false
+
+  A diffusers folder, and the way back:
+    convert -i ddpm-celebahq-256 -o celeba.safetensors
+    convert -i celeba.safetensors -o ddpm --to diffusers
+
+  In pieces of at most 2 GB:
+    convert -i sd -o sd/ --max-shard-size 2GB
 
   A network of your own: begin with the configuration of the nearest preset, edit it, use it.
     convert --preset imagenet256 --print-config > my.json
-    convert -i my.safetensors -o my-net.safetensors --config my.json
-
-  Change the type of a file that was converted before:
-    convert -i ffhq.safetensors -o ffhq-bf16.safetensors --dtype bf16`,
+    convert -i my.pt -o my-net.safetensors --config my.json`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -88,19 +99,31 @@ Presets: ` + strings.Join(presetNames(), ", ") + `.`,
 			}
 			return nil
 		},
-		RunE: func(*cobra.Command, []string) error { return convert(ctx, o, stdout) },
+		RunE: func(*cobra.Command, []string) error { return convert(ctx, o, stdout, stderr) },
 	}
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVarP(&o.input, "input", "i", "", "weights to read")
-	f.StringVarP(&o.output, "output", "o", "", "file to write; compressed if it ends in .zst")
-	f.StringVar(&o.preset, "preset", "", "known network: "+strings.Join(presetNames(), ", "))
+	f.StringVarP(&o.input, "input", "i", "", "weights to read: a file or a folder")
+	f.StringVarP(&o.output, "output", "o", "", "file to write, compressed if it ends in .zst; a folder if it ends in / or several networks go there")
+	f.StringVar(&o.preset, "preset", "", "known network: "+strings.Join(checkpoint.PresetNames(), ", "))
 	f.StringVar(&o.config, "config", "", "JSON file with the configuration, as --print-config writes it")
-	f.StringVar(&o.family, "family", "", "where the weights come from: "+strings.Join(sourceNames(), ", ")+" (default: as the preset or the configuration says)")
+	f.StringVar(&o.family, "family", "", "where the weights must come from: "+strings.Join(checkpoint.Sources(), ", ")+" (default: whatever they are)")
+	f.StringVar(&o.component, "component", "", "only this network: unet or first_stage")
 	f.StringVar(&o.dtype, "dtype", "", "store the weights as f32, f16 or bf16 (default: as they are)")
+	f.StringVar(&o.to, "to", "", "write for another project: guided (upstream names, no metadata) or diffusers (a folder)")
+	f.BoolVar(&o.ema, "ema", true, "take the moving average of the weights where there is one")
+	f.StringVar(&o.variant, "variant", "", "which files of a diffusers folder: fp16, non_ema, ... (default: full precision)")
+	f.StringVar(&o.shard, "max-shard-size", "", "split larger outputs, e.g. 2GB")
 	f.BoolVar(&o.zstd, "zstd", false, "compress, whatever the output is called")
+	f.IntVar(&o.heads, "heads", 0, "number of attention heads, where the input does not tell")
+	f.IntVar(&o.headChannels, "head-channels", 0, "channels of an attention head, instead of --heads")
+	f.BoolVar(&o.newOrder, "new-attention-order", false, "the rows of qkv are ordered q, k, v before heads")
+	f.IntVar(&o.imageSize, "image-size", 0, "edge of the pictures or latents that the network was trained for")
+	f.StringVar(&o.prediction, "prediction", "", "what the network predicts: eps, v or x0")
+	f.StringVar(&o.schedule, "schedule", "", "noise schedule: linear, cosine, ldm or sd")
+	f.Float64Var(&o.scaleFactor, "scale-factor", 0, "factor of a first stage's latents")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check and report, write nothing")
 	f.BoolVar(&o.printConfig, "print-config", false, "print the configuration of the preset and stop")
 	f.BoolVar(&o.force, "force", false, "replace an existing output")

@@ -10,7 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
 )
 
 // benchReport is what --json prints.
@@ -37,16 +40,19 @@ func newBench() *cobra.Command {
 		Long: `bench times the forward pass of a prior: one call to warm up, then --runs calls. GFLOP counts convolutions and attention as
 they are written, whatever algorithm computes them.`,
 		Example: `  spin-native bench
+  spin-native bench --model ffhq_10m
   spin-native bench --model model.safetensors --size 512 --threads 1 --json`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
 				return usagef("--size %d, --batch %d, --runs %d: expected 1 to 8192, 1 to 256 and 1 to 10000", size, batch, runs)
 			}
-			if err := checkMemory(model, batch, size, size); err != nil {
+			file, err := openModel(model)
+			if err != nil {
 				return err
 			}
-			_, _, flop, err := plan(model, batch, size, size)
+			defer file.close()
+			_, flop, err := file.plan(batch, size, size)
 			if err != nil {
 				return err
 			}
@@ -59,7 +65,7 @@ they are written, whatever algorithm computes them.`,
 			if r.Threads == 0 {
 				r.Threads = runtime.GOMAXPROCS(0)
 			}
-			if err := r.time(c, d, runs); err != nil {
+			if err := r.time(c, d, file, runs); err != nil {
 				return err
 			}
 			r.PeakRSS = peakRSS()
@@ -72,7 +78,7 @@ they are written, whatever algorithm computes them.`,
 		},
 	}
 	dev.register(c)
-	c.Flags().StringVar(&model, "model", "photo", "photo (built in) or a converted safetensors `FILE`")
+	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or the name of a guided-diffusion network, for random weights: ffhq_10m, imagenet256, ...")
 	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
@@ -80,12 +86,26 @@ they are written, whatever algorithm computes them.`,
 	return c
 }
 
-func (r *benchReport) time(c *cobra.Command, d *tensor.Device, runs int) (err error) {
+// openModel opens a prior, or makes random weights of a named network's shapes.
+func openModel(name string) (*priorFile, error) {
+	preset, ok := checkpoint.FindPreset(name)
+	if !ok || name == builtin || preset.UNet == nil || preset.UNet.Family != familyUNet {
+		return priorFlags{path: name}.open()
+	}
+	config, err := nn.ParseUNetConfig(preset.UNet.Model)
+	if err != nil {
+		return nil, err
+	}
+	return &priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, config: config}, nil
+}
+
+func (r *benchReport) time(c *cobra.Command, d *tensor.Device, file *priorFile, runs int) (err error) {
 	defer tensor.Catch(&err)
-	p, err := loadPrior(d, r.Model, r.Size)
+	net, err := file.load(d, r.Size)
 	if err != nil {
 		return err
 	}
+	labels := make([]int, r.Batch*min(file.config.NumClasses, 1))
 	pixels := make([]float32, r.Batch*r.Size*r.Size*3)
 	for i := range pixels {
 		pixels[i] = float32(i%251)/125 - 1 // the time does not depend on the values
@@ -96,7 +116,7 @@ func (r *benchReport) time(c *cobra.Command, d *tensor.Device, runs int) (err er
 			return err
 		}
 		start := time.Now()
-		p.den.Denoise(x, 200).Free()
+		net.Forward(x, []float64{200}, labels).Free()
 		if err := d.Sync(); err != nil {
 			return err
 		}

@@ -76,10 +76,10 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 			if err != nil {
 				return err
 			}
-			if err := checkMemory(f.prior, 1, pic.H, pic.W); err != nil {
+			if err := f.prior.checkMemory(1, pic.H, pic.W); err != nil {
 				return err
 			}
-			p, err := loadPrior(d, f.prior, pic.W)
+			p, err := f.prior.load(d, pic.W)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
@@ -56,67 +58,122 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	return tensor.NewDevice(b), nil
 }
 
+// priorFlags say what pictures look like.
+type priorFlags struct {
+	path   string // "photo", or a file or folder
+	preset string
+}
+
+func (f *priorFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.path, "prior", builtin, "what pictures look like: photo (built in), or a `FILE` or folder: converted, .safetensors, .pt, .ckpt or of diffusers")
+	c.Flags().StringVar(&f.preset, "prior-preset", "", "what a raw checkpoint does not tell, by its model's `NAME`: "+strings.Join(checkpoint.PresetNames(), ", "))
+}
+
+const (
+	builtin    = "photo"
+	familyUNet = "guided-diffusion-unet"
+)
+
+// priorFile is an open prior.
+type priorFile struct {
+	weights *weights.File
+	info    weights.Info
+	config  nn.UNetConfig
+	bytes   int64 // of its tensors
+	closers []io.Closer
+}
+
+func (p *priorFile) close() {
+	for _, c := range p.closers {
+		c.Close()
+	}
+}
+
+// open reads what the file says and checks that it can serve as a prior for pictures.
+func (f priorFlags) open() (p *priorFile, err error) {
+	p = &priorFile{}
+	defer func() {
+		if err != nil {
+			p.close()
+			p, err = nil, fmt.Errorf("prior: %w", err)
+		}
+	}()
+	if f.path == builtin && f.preset == "" {
+		if p.weights, err = photo.Open(); err != nil {
+			return p, err
+		}
+		if p.info, err = p.weights.Info(); err != nil {
+			return p, err
+		}
+	} else {
+		m, err := checkpoint.Open(f.path, checkpoint.Options{Preset: f.preset})
+		if err != nil {
+			return p, err
+		}
+		p.closers = append(p.closers, m)
+		unet, ok := m.Component(checkpoint.RoleUNet)
+		if !ok {
+			return p, fmt.Errorf("%s holds no UNet", f.path)
+		}
+		p.info = unet.Info
+		if p.weights, err = weights.FromTensors(f.path, unet.Tensors, nil); err != nil {
+			return p, err
+		}
+	}
+	p.closers = append(p.closers, p.weights)
+	if p.info.Family != familyUNet {
+		return p, fmt.Errorf("%s holds a %s, expected a %s: latent networks cannot be run by this version", f.path, p.info.Family, familyUNet)
+	}
+	if p.config, err = nn.ParseUNetConfig(p.info.Model); err != nil {
+		return p, err
+	}
+	if p.info.ValueRange != [2]float64{-1, 1} || p.info.Color != "rgb" || p.config.InChannels != 3 {
+		return p, fmt.Errorf("%s works on %d channels of %s in %v; expected 3 of rgb in [-1, 1]", f.path, p.config.InChannels, p.info.Color, p.info.ValueRange)
+	}
+	for _, name := range p.weights.Names() {
+		t, _ := p.weights.Tensor(name)
+		p.bytes += int64(len(t.Data))
+	}
+	return p, nil
+}
+
+// load builds the network on a device. edge is the size of the pictures to come.
+func (p *priorFile) load(d *tensor.Device, edge int) (*nn.UNet, error) {
+	net, err := nn.LoadUNet(d, p.weights.Scope(), p.config, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	if err == nil {
+		err = p.weights.CheckAllRead()
+	}
+	if err == nil && net.OutChannels() != 3 {
+		err = fmt.Errorf("it predicts %d channels, expected 3, or 6 with a learned variance", net.OutChannels())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prior: %w", err)
+	}
+	return net, nil
+}
+
 // prior is a network with what the solver must know about it.
 type prior struct {
-	name string
 	info weights.Info
 	net  *nn.UNet
 	den  solver.Denoiser
 }
 
-// openPrior opens the built-in prior or a converted file.
-func openPrior(name string) (*weights.File, weights.Info, nn.UNetConfig, error) {
-	var f *weights.File
-	var err error
-	if name == "photo" {
-		f, err = photo.Open()
-	} else {
-		f, err = weights.Open(name)
-	}
-	var info weights.Info
-	var config nn.UNetConfig
-	if err != nil {
-		return nil, info, config, fmt.Errorf("prior: %w", err)
-	}
-	if info, err = f.Info(); err == nil && info.Family != familyUNet {
-		err = fmt.Errorf("%s holds a %s, expected a %s", name, info.Family, familyUNet)
-	}
-	if err == nil {
-		config, err = nn.ParseUNetConfig(info.Model)
-	}
-	if err == nil && (info.ValueRange != [2]float64{-1, 1} || info.Color != "rgb" || config.InChannels != 3) {
-		err = fmt.Errorf("%s works on %d channels of %s in %v; expected 3 of rgb in [-1, 1]", name, config.InChannels, info.Color, info.ValueRange)
-	}
-	if err == nil && config.NumClasses > 0 {
-		err = fmt.Errorf("%s is a class-conditional prior, which needs a label that pictures do not have; use an unconditional one", name)
-	}
-	if err != nil {
-		f.Close()
-		return nil, info, config, fmt.Errorf("prior: %w", err)
-	}
-	return f, info, config, nil
-}
-
-const familyUNet = "guided-diffusion-unet"
-
-// loadPrior loads a prior and makes a denoiser of it. edge is the size of the pictures to come.
-func loadPrior(d *tensor.Device, name string, edge int) (*prior, error) {
-	f, info, config, err := openPrior(name)
+// load opens a prior and makes a denoiser of it.
+func (f priorFlags) load(d *tensor.Device, edge int) (*prior, error) {
+	file, err := f.open()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
-	if err == nil {
-		err = f.CheckAllRead()
+	defer file.close()
+	if file.config.NumClasses > 0 {
+		return nil, fmt.Errorf("prior: %s is conditioned on classes, which needs a label that pictures do not have; use an unconditional one", f.path)
 	}
+	net, err := file.load(d, edge)
 	if err != nil {
-		return nil, fmt.Errorf("prior: %w", err)
+		return nil, err
 	}
-	if net.OutChannels() != 3 {
-		return nil, fmt.Errorf("prior: %s predicts %d channels, expected 3, or 6 with a learned variance", name, net.OutChannels())
-	}
-	betas, err := info.Schedule.Values()
+	betas, err := file.info.Schedule.Values()
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
 	}
@@ -124,49 +181,49 @@ func loadPrior(d *tensor.Device, name string, edge int) (*prior, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
 	}
-	p := &prior{name: name, info: info, net: net}
+	p := &prior{info: file.info, net: net}
 	p.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
 		return net.Forward(x, []float64{t}, nil)
-	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(info.Prediction), Multiple: config.Downsampling()})
+	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(file.info.Prediction), Multiple: file.config.Downsampling()})
 	return p, nil
 }
 
 // plan runs the prior on n pictures of h x w without computing: the peak of its tensors in bytes, and its operations.
-func plan(name string, n, h, w int) (peak, weights int64, flop float64, err error) {
-	f, _, config, err := openPrior(name)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	defer f.Close()
+func (p *priorFile) plan(n, h, w int) (peak int64, flop float64, err error) {
 	d, count := dryrun.Open()
-	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{MeanOnly: true})
+	net, err := p.load(d, 0)
 	if err != nil {
-		return 0, 0, 0, fmt.Errorf("prior: %w", err)
+		return 0, 0, err
 	}
-	m := config.Downsampling()
+	m := p.config.Downsampling()
 	h, w = (h+m-1)/m*m, (w+m-1)/m*m
-	if _, err := net.Predict(d.New(n, h, w, config.InChannels), []float64{0}, nil); err != nil {
-		return 0, 0, 0, err
+	if _, err := net.Predict(d.New(n, h, w, p.config.InChannels), []float64{0}, make([]int, n*min(p.config.NumClasses, 1))); err != nil {
+		return 0, 0, err
 	}
-	return d.Stats().Peak, f.Size(), *count, nil
+	return d.Stats().Peak, *count, nil
 }
 
 // memory is what a run of the prior on n pictures of h x w takes, in bytes: the network's tensors, exactly, from a dry
 // run, the weights, and the solver's pictures.
-func memory(name string, n, h, w int) (int64, error) {
-	peak, weights, _, err := plan(name, n, h, w)
+func (p *priorFile) memory(n, h, w int) (int64, error) {
+	peak, _, err := p.plan(n, h, w)
 	const pictures = 24 // x, x0, noise, measurement, the inner optimiser's, and those of the file formats
 	const packed = 8    // Winograd weights are 4 times as many as the file's, which may be half precision
-	return peak + weights*packed + pictures*4*int64(n)*int64(h)*int64(w)*3, err
+	return peak + p.bytes*packed + pictures*4*int64(n)*int64(h)*int64(w)*3, err
 }
 
 // checkMemory refuses a run that would not fit.
-func checkMemory(name string, n, h, w int) error {
+func (f priorFlags) checkMemory(n, h, w int) error {
 	free := availableMemory()
 	if free == 0 {
 		return nil
 	}
-	need, err := memory(name, n, h, w)
+	file, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer file.close()
+	need, err := file.memory(n, h, w)
 	if err != nil {
 		return err
 	}

@@ -2,138 +2,168 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
-	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
 	"github.com/spin-native/spin/weights/photo"
 )
 
-// infoReport is what --json prints about a file of weights.
+// infoReport is what --json prints about a file.
 type infoReport struct {
-	File       string         `json:"file"`
-	Kind       string         `json:"kind"` // prior, measurement or tensors
+	File       string           `json:"file"`
+	Kind       string           `json:"kind"` // networks, measurement or tensors
+	Components []componentTable `json:"components,omitempty"`
+	Notes      []string         `json:"notes,omitempty"` // what was left out or chosen
+	LeftOut    []string         `json:"left_out,omitempty"`
+
+	measurement *solver.Measurement
+}
+
+// componentTable is one network of a file.
+type componentTable struct {
+	Role       string         `json:"role"`
+	Info       *weights.Info  `json:"info,omitempty"`
 	Tensors    int            `json:"tensors"`
 	Parameters int64          `json:"parameters"`
 	DTypes     map[string]int `json:"dtypes"` // tensors of each
 	Bytes      int64          `json:"bytes"`
-	Info       *weights.Info  `json:"info,omitempty"`
-	// Memory is what a picture of the prior's own size takes to run, in bytes.
-	Memory      int64               `json:"memory,omitempty"`
-	Measurement *solver.Measurement `json:"-"`
+	// Memory is what one picture of the network's own size takes to run, in bytes; 0 where this version cannot run it.
+	Memory int64 `json:"memory,omitempty"`
+
+	list []weights.Tensor
 }
 
 func newInfo() *cobra.Command {
 	var asJSON, tensors bool
+	var preset string
 	c := &cobra.Command{
 		Use:   "info FILE",
 		Short: "Tell what a file of weights or a measurement holds",
-		Long: `info tells what a safetensors file holds: family, configuration, number of parameters, memory to run, and which of that the
-converter had to guess; or, of a measurement, its operator and noise. FILE "photo" is the built-in prior.`,
+		Long: `info tells what a file or folder holds: networks with family, configuration, number of parameters and memory to run, and
+which of that is a guess; or a measurement with its operator and noise. It reads converted files, safetensors, .pt and .ckpt
+and diffusers folders, and runs nothing that is in them. FILE "photo" is the built-in prior.`,
 		Example: `  spin-native info photo
-  spin-native info --tensors model.safetensors
+  spin-native info --tensors ffhq_10m.pt
   spin-native info y.safetensors`,
 		Args: exactArgs(1, "one file"),
 		RunE: func(c *cobra.Command, args []string) error {
-			r, f, err := inspect(args[0])
+			r, closer, err := inspect(args[0], preset)
 			if err != nil {
 				return err
 			}
-			defer f.Close()
+			defer closer.Close()
 			if asJSON {
 				return writeJSON(c.OutOrStdout(), r)
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
-			r.print(w)
-			if tensors {
-				fmt.Fprintln(w)
-				for _, name := range f.Names() {
-					t, _ := f.Tensor(name)
-					fmt.Fprintf(w, "%s\t%s\t%v\n", name, t.DType, t.Shape)
-				}
-			}
+			r.print(w, tensors)
 			return w.Flush()
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
 	c.Flags().BoolVar(&tensors, "tensors", false, "also list every tensor with its type and shape")
+	c.Flags().StringVar(&preset, "preset", "", "what a raw checkpoint does not tell, by its model's `NAME`")
 	return c
 }
 
-func inspect(name string) (r *infoReport, f *weights.File, err error) {
-	if name == "photo" {
-		f, err = photo.Open()
-	} else {
-		f, err = weights.Open(name)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
+// inspect reads a file. The closer ends the tensors of the report.
+func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
+	r = &infoReport{File: name}
+	if name == builtin {
+		f, err := photo.Open()
 		if err != nil {
-			f.Close()
-		}
-	}()
-	r = &infoReport{File: name, Kind: "tensors", DTypes: map[string]int{}, Bytes: f.Size()}
-	for _, n := range f.Names() {
-		t, _ := f.Tensor(n)
-		r.Tensors++
-		r.Parameters += int64(t.Len())
-		r.DTypes[string(t.DType)]++
-	}
-	switch _, has := f.Metadata()[weights.InfoKey]; {
-	case solver.IsMeasurement(f):
-		r.Kind = "measurement"
-		if r.Measurement, err = solver.ReadMeasurement(f); err != nil {
 			return nil, nil, err
 		}
-	case has:
-		r.Kind = "prior"
 		info, err := f.Info()
 		if err != nil {
 			return nil, nil, err
 		}
-		r.Info = &info
-		if info.Family == familyUNet {
-			if _, err := nn.ParseUNetConfig(info.Model); err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", name, err)
-			}
-			if r.Memory, err = memory(name, 1, info.ImageSize, info.ImageSize); err != nil {
+		r.Kind, r.Components = "networks", []componentTable{tabulate(checkpoint.RoleUNet, &info, tensorsOf(f))}
+		return r, f, r.memory(name, preset)
+	}
+	if f, err := weights.Open(name); err == nil {
+		if solver.IsMeasurement(f) {
+			r.Kind = "measurement"
+			if r.measurement, err = solver.ReadMeasurement(f); err != nil {
+				f.Close()
 				return nil, nil, err
 			}
+			return r, f, nil
 		}
+		f.Close()
 	}
-	return r, f, nil
+	m, err := checkpoint.Open(name, checkpoint.Options{Preset: preset})
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Kind, r.Notes, r.LeftOut = "networks", m.Notes, m.LeftOut
+	for _, c := range m.Components {
+		r.Components = append(r.Components, tabulate(c.Role, &c.Info, c.Tensors))
+	}
+	if err := r.memory(name, preset); err != nil {
+		m.Close()
+		return nil, nil, err
+	}
+	return r, m, nil
 }
 
-func (r *infoReport) print(w *tabwriter.Writer) {
+// memory fills in what the UNet of the file takes to run, where this version can run it.
+func (r *infoReport) memory(name, preset string) error {
+	for i, c := range r.Components {
+		if c.Info.Family != familyUNet {
+			continue
+		}
+		p, err := priorFlags{path: name, preset: preset}.open()
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		r.Components[i].Memory, err = p.memory(1, c.Info.ImageSize, c.Info.ImageSize)
+		return err
+	}
+	return nil
+}
+
+func tensorsOf(f *weights.File) (list []weights.Tensor) {
+	for _, n := range f.Names() {
+		t, _ := f.Tensor(n)
+		list = append(list, t)
+	}
+	return list
+}
+
+func tabulate(role string, info *weights.Info, list []weights.Tensor) componentTable {
+	c := componentTable{Role: role, Info: info, Tensors: len(list), DTypes: map[string]int{}, list: list}
+	for _, t := range list {
+		c.Parameters += int64(t.Len())
+		c.Bytes += int64(len(t.Data))
+		c.DTypes[string(t.DType)]++
+	}
+	return c
+}
+
+func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("file", "%s", r.File)
-	var types []string
-	for t, n := range r.DTypes {
-		types = append(types, fmt.Sprintf("%d %s", n, t))
-	}
-	sort.Strings(types)
-	switch r.Kind {
-	case "measurement":
-		m := r.Measurement
+	if m := r.measurement; m != nil {
 		row("kind", "measurement")
 		row("operator", "%s", operatorText(m.Operator))
 		row("measured", "%d picture(s) of %d x %d, %d channels", m.Shape[0], m.Shape[3], m.Shape[2], m.Shape[1])
 		row("picture behind it", "%d x %d, %d channels, in [-1, 1]", m.Image[2], m.Image[1], m.Image[0])
 		row("noise", "standard deviation %g, seed %d", m.Sigma, m.Seed)
 		return
-	case "tensors":
-		row("kind", "tensors without a configuration: convert them to use them as a prior")
-	case "prior":
-		i := r.Info
-		row("kind", "prior")
-		row("name", "%s", strings.TrimSpace(i.Name+" "+i.Version))
+	}
+	for _, c := range r.Components {
+		i := c.Info
+		fmt.Fprintln(w)
+		row("network", "%s", strings.TrimSpace(c.Role+"  "+i.Name+" "+i.Version))
 		if i.License != "" {
 			row("licence", "%s", i.License)
 		}
@@ -146,14 +176,27 @@ func (r *infoReport) print(w *tabwriter.Writer) {
 		}
 		row("predicts", "%s%s", i.Prediction, variance)
 		row("pictures", "%s in [%g, %g], trained at %d pixels", i.Color, i.ValueRange[0], i.ValueRange[1], i.ImageSize)
-		if r.Memory > 0 {
-			row("memory to run", "about %d MB at %d x %d", r.Memory>>20, i.ImageSize, i.ImageSize)
+		if c.Memory > 0 {
+			row("memory to run", "about %d MB at %d x %d", c.Memory>>20, i.ImageSize, i.ImageSize)
 		}
+		var types []string
+		for t, n := range c.DTypes {
+			types = append(types, fmt.Sprintf("%d %s", n, t))
+		}
+		sort.Strings(types)
+		row("parameters", "%d in %d tensors (%s), %.1f MB", c.Parameters, c.Tensors, strings.Join(types, ", "), float64(c.Bytes)/1e6)
 		for _, g := range i.Guesses {
-			row("guessed", "%s", g)
+			row("guess", "%s", g)
+		}
+		if tensors {
+			for _, t := range c.list {
+				fmt.Fprintf(w, "  %s\t%s %v\n", t.Name, t.DType, t.Shape)
+			}
 		}
 	}
-	row("parameters", "%d in %d tensors (%s), %.1f MB", r.Parameters, r.Tensors, strings.Join(types, ", "), float64(r.Bytes)/1e6)
+	for _, n := range r.Notes {
+		row("note", "%s", n)
+	}
 }
 
 func operatorText(s solver.Spec) string {

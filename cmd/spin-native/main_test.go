@@ -362,11 +362,11 @@ func TestTooLarge(t *testing.T) {
 	if availableMemory() == 0 {
 		t.Skip("this system does not tell how much memory is free")
 	}
-	err := checkMemory("photo", 64, 8000, 8000) // some 4 TB
+	err := priorFlags{path: builtin}.checkMemory(64, 8000, 8000) // some 4 TB
 	require.ErrorContains(t, err, "MB")
 	require.ErrorContains(t, err, "8000 x 8000")
 	require.ErrorContains(t, err, "--samples 1")
-	require.NoError(t, checkMemory("photo", 1, 64, 64))
+	require.NoError(t, priorFlags{path: builtin}.checkMemory(1, 64, 64))
 }
 
 // TestInterrupt: the run ends within a step, with exit code 130 and nothing written.
@@ -399,8 +399,8 @@ func TestCheckAndInfo(t *testing.T) {
 	require.Contains(t, out, "memory to run")
 	var r infoReport
 	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", "photo")), &r))
-	require.Equal(t, "prior", r.Kind)
-	require.NotZero(t, r.Memory)
+	require.Equal(t, "networks", r.Kind)
+	require.NotZero(t, r.Components[0].Memory)
 	bad := filepath.Join(t.TempDir(), "bad.safetensors")
 	require.NoError(t, os.WriteFile(bad, []byte("\x08\x00\x00\x00\x00\x00\x00\x00{\"a\":1}}"), 0o644))
 	code, _, errs = spin(t, "info", bad)

@@ -127,12 +127,15 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
 		}
 	}
-	if err := checkMemory(f.prior, f.samples, h, w); err != nil {
+	if err := f.prior.checkMemory(f.samples, h, w); err != nil {
 		return err
 	}
-	p, err := loadPrior(d, f.prior, max(h, w))
+	p, err := f.prior.load(d, max(h, w))
 	if err != nil {
 		return err
+	}
+	if len(p.info.Guesses) > 0 && !f.quiet {
+		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s does not tell everything; guessed: %s; name its model with --prior-preset if that is wrong\n", f.prior.path, strings.Join(p.info.Guesses, "; "))
 	}
 	progress, done := watch(c.ErrOrStderr(), f.quiet, f.task)
 	s, err := solve(c.Context(), d, p, m, calls, f.samples, f.seed, progress)
@@ -142,7 +145,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 
 	report := reconstructReport{
-		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
+		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
 		Residual: s.result.Residual, Settings: s.settings,

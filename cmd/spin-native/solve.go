@@ -19,7 +19,7 @@ import (
 // solveFlags say how to reconstruct.
 type solveFlags struct {
 	deviceFlags
-	prior  string
+	prior  priorFlags
 	seed   uint64
 	steps  int
 	preset string
@@ -28,7 +28,7 @@ type solveFlags struct {
 
 func (f *solveFlags) register(c *cobra.Command) {
 	f.deviceFlags.register(c)
-	c.Flags().StringVar(&f.prior, "prior", "photo", "what pictures look like: photo (built in) or a converted safetensors `FILE`")
+	f.prior.register(c)
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the noise; the same seed gives the same picture")
 	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")
 	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (16 denoiser calls), default (40) or best (100)")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
@@ -43,14 +44,19 @@ func (c *Case) LoadUNet(d *tensor.Device, file string) (*nn.UNet, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ext := filepath.Ext(file); ext == ".pt" || ext == ".ckpt" || ext == ".pth" {
-		return nil, fmt.Errorf("%s: PyTorch files are %w; convert it to safetensors first", file, ErrUnsupported)
-	}
-	f, err := weights.Open(file)
+	m, err := checkpoint.Open(file, checkpoint.Options{})
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer m.Close()
+	unet, ok := m.Component(checkpoint.RoleUNet)
+	if !ok {
+		return nil, fmt.Errorf("%s holds no UNet", file)
+	}
+	f, err := weights.FromTensors(file, unet.Tensors, nil)
+	if err != nil {
+		return nil, err
+	}
 	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{})
 	if err != nil {
 		return nil, err
