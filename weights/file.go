@@ -18,6 +18,9 @@ type File struct {
 	sources []*source
 	// synthetic is the seed of a file whose tensors are made when they are read; see Synthetic.
 	synthetic *uint64
+	// shapes makes Scopes hand out parts of zero; see ShapesOnly.
+	shapes bool
+	zero   []float32
 
 	mu   sync.Mutex
 	read map[string]bool // names that a Scope handed out

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -80,6 +81,68 @@ func FuzzHeader(f *testing.F) {
 		}
 		if !bytes.Equal(first.Bytes(), second.Bytes()) {
 			t.Fatal("writing is not deterministic")
+		}
+	})
+}
+
+// FuzzIndex: whatever the list of shards says, an ordinary error or names of files in the same folder.
+func FuzzIndex(f *testing.F) {
+	files, err := filepath.Glob("testdata/malformed/index_*/*.json")
+	if err != nil || len(files) == 0 {
+		f.Fatal("no corpus", err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"metadata":{"total_size":4},"weight_map":{"a":"x-00001-of-00002.safetensors","b":"x-00002-of-00002.safetensors"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		members, err := parseIndex(b)
+		if err != nil {
+			var format *FormatError
+			if !errors.As(err, &format) {
+				t.Fatalf("error of type %T: %v", err, err)
+			}
+			return
+		}
+		for _, m := range members {
+			if filepath.Base(m.shard) != m.shard || m.shard == "." || m.shard == ".." || strings.ContainsAny(m.shard, "/\\\x00") {
+				t.Fatalf("shard %q leaves the folder", m.shard)
+			}
+		}
+	})
+}
+
+// FuzzZstd: a compressed container is refused, or holds what the plain reader accepts.
+func FuzzZstd(f *testing.F) {
+	var plain, packed bytes.Buffer
+	list := []Tensor{FromFloats("a", []float32{1, 2, 3}, 3), FromFloats("b", make([]float32, 500), 500)}
+	if err := errors.Join(Encode(&plain, list, nil), EncodeZstd(&packed, list, nil)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(packed.Bytes())
+	f.Add(packed.Bytes()[:len(packed.Bytes())-1])
+	f.Add(append([]byte(zstdMagic), 0, 0, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !isZstd(b) {
+			b = append([]byte(zstdMagic), b...)
+		}
+		file, err := OpenBytes("fuzz", b)
+		if err != nil {
+			var format *FormatError
+			if !errors.As(err, &format) {
+				t.Fatalf("error of type %T: %v", err, err)
+			}
+			return
+		}
+		for _, name := range file.Names() {
+			x, _ := file.Tensor(name)
+			if err := x.check(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

@@ -50,6 +50,9 @@ func (s *Scope) Floats(name string, shape ...int) []float32 {
 	const op = "weights.Floats"
 	path := s.Path(name)
 	t, ok := s.f.Tensor(path)
+	if !ok && s.f.synthetic != nil && s.f.shapes {
+		return s.f.zeros(shape)
+	}
 	if !ok && s.f.synthetic != nil {
 		s.f.make(path, shape)
 		t, ok = s.f.Tensor(path)
@@ -60,6 +63,10 @@ func (s *Scope) Floats(name string, shape ...int) []float32 {
 	if !slices.Equal(t.Shape, shape) {
 		tensor.Fail(op, "%s: %s has shape %v, expected %v", s.f.path, quote(path), t.Shape, shape)
 	}
+	if s.f.shapes {
+		s.f.mark(path)
+		return s.f.zeros(shape)
+	}
 	values, err := t.Floats()
 	if err != nil {
 		tensor.FailWith(op, err, "%s: %s cannot be read", s.f.path, quote(path))
@@ -67,11 +74,15 @@ func (s *Scope) Floats(name string, shape ...int) []float32 {
 	if i := notFinite(values); i >= 0 {
 		tensor.Fail(op, "%s: %s holds %v at index %d: the file is damaged or its training went wrong", s.f.path, quote(path), values[i], i)
 	}
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	if s.f.read == nil {
-		s.f.read = map[string]bool{}
-	}
-	s.f.read[path] = true
+	s.f.mark(path)
 	return values
+}
+
+func (f *File) mark(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.read == nil {
+		f.read = map[string]bool{}
+	}
+	f.read[path] = true
 }

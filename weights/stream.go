@@ -167,7 +167,7 @@ func (t Tensor) CheckFinite() error {
 			v := values[:min(window, t.Len()-at)]
 			decode(v, t.Data[at*size:(at+len(v))*size], t.DType)
 			if i := notFinite(v); i >= 0 {
-				return fmt.Errorf("weights: %s holds %v at index %d: the file is damaged or its training went wrong", quote(t.Name), v[i], at+i)
+				return notFiniteError(t, at+i, v[i])
 			}
 		}
 		return nil
@@ -181,14 +181,14 @@ func (t Tensor) Plan(d DType) Planned {
 		d = t.DType
 	}
 	return Planned{Name: t.Name, DType: d, Shape: t.Shape, Produce: func() ([]byte, error) {
+		if d != t.DType {
+			c, err := t.convert(d, true)
+			return c.Data, err
+		}
 		if err := t.CheckFinite(); err != nil {
 			return nil, err
 		}
-		if d == t.DType {
-			return t.Bytes()
-		}
-		c, err := t.To(d)
-		return c.Data, err
+		return t.Bytes()
 	}}
 }
 

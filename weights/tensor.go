@@ -145,41 +145,63 @@ func (t Tensor) Ints() ([]int64, error) {
 
 // To returns the tensor as F32, F16 or BF16, rounded to nearest, ties to even. A finite value that would become infinite
 // is an error. A tensor that has the type already is returned as it is, data shared.
-func (t Tensor) To(d DType) (Tensor, error) {
+func (t Tensor) To(d DType) (Tensor, error) { return t.convert(d, false) }
+
+// convert is To; where finite is set, a NaN or an infinity is an error as well.
+func (t Tensor) convert(d DType, finite bool) (Tensor, error) {
 	if t.DType == d {
 		return t, t.check()
 	}
 	if d != F32 && d != F16 && d != BF16 {
 		return Tensor{}, fmt.Errorf("weights: tensor %s: cannot convert to %s, only to F32, F16 or BF16", quote(t.Name), d)
 	}
-	values, err := t.Floats()
-	if err != nil {
+	if !t.DType.Float() {
+		return Tensor{}, fmt.Errorf("weights: tensor %s has dtype %s, expected F32, F16, BF16 or F64", quote(t.Name), t.DType)
+	}
+	if err := t.check(); err != nil {
 		return Tensor{}, err
 	}
-	out := Tensor{Name: t.Name, DType: d, Shape: t.Shape, Data: make([]byte, d.Size()*len(values))}
-	bad := make([]int, (len(values)+encodeChunk-1)/encodeChunk) // the first value of each chunk that does not fit, or -1
+	n, from := t.Len(), t.DType.Size()
+	out := Tensor{Name: t.Name, DType: d, Shape: t.Shape, Data: make([]byte, d.Size()*n)}
+	errs := make([]error, (n+encodeChunk-1)/encodeChunk)
 	var wg sync.WaitGroup
 	turn := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for i := range bad {
+	for i := range errs {
 		wg.Add(1)
 		turn <- struct{}{}
 		go func() {
 			defer func() { <-turn; wg.Done() }()
-			from, to := i*encodeChunk, min((i+1)*encodeChunk, len(values))
-			bad[i] = encode32(out.Data[d.Size()*from:d.Size()*to], values[from:to], d)
+			errs[i] = t.src.guard(func() error { // faults are a matter of the goroutine that meets them
+				var window [1 << 12]float32
+				for at := i * encodeChunk; at < min((i+1)*encodeChunk, n); at += len(window) {
+					v := window[:min(len(window), n-at)]
+					decode(v, t.Data[at*from:(at+len(v))*from], t.DType)
+					if j := notFinite(v); finite && j >= 0 {
+						return notFiniteError(t, at+j, v[j])
+					}
+					if j := encode32(out.Data[at*d.Size():(at+len(v))*d.Size()], v, d); j >= 0 {
+						return overflow(t, d, at+j, v[j])
+					}
+				}
+				return nil
+			})
 		}()
 	}
 	wg.Wait()
-	for i, b := range bad {
-		if b >= 0 {
-			return Tensor{}, overflow(t, d, i*encodeChunk+b, values[i*encodeChunk+b])
+	for _, err := range errs {
+		if err != nil {
+			return Tensor{}, err
 		}
 	}
 	return out, nil
 }
 
+func notFiniteError(t Tensor, i int, v float32) error {
+	return fmt.Errorf("weights: %s holds %v at index %d: the file is damaged or its training went wrong", quote(t.Name), v, i)
+}
+
 // encodeChunk is the number of values that one goroutine converts at a time.
-const encodeChunk = 1 << 18
+const encodeChunk = 1 << 18 // a multiple of the window in convert
 
 // encode32 writes values as d. It returns the index of the first finite one that becomes infinite, or -1.
 func encode32(dst []byte, values []float32, d DType) int {

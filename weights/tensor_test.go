@@ -170,3 +170,15 @@ func TestToHalf(t *testing.T) {
 		check(rng.Uint32())
 	}
 }
+
+func TestShapesOnly(t *testing.T) {
+	f, err := FromTensors("model", []Tensor{FromFloats("a", []float32{float32(math.NaN()), 2}, 2), FromFloats("b", []float32{3}, 1)}, nil)
+	require.NoError(t, err)
+	s := f.ShapesOnly()
+	require.Equal(t, []float32{0, 0}, s.Scope().Floats("a", 2), "not even looked at")
+	require.Panics(t, func() { s.Scope().Floats("a", 3) })
+	require.Panics(t, func() { s.Scope().Floats("c", 1) })
+	require.ErrorContains(t, s.CheckAllRead(), "b")
+	require.Len(t, f.Unread(), 2)
+	require.Equal(t, make([]float32, 6), Synthetic("x", 1).ShapesOnly().Scope().Floats("any", 2, 3))
+}

@@ -191,7 +191,9 @@ func (f priorFlags) load(d *tensor.Device, edge int) (*prior, error) {
 // plan runs the prior on n pictures of h x w without computing: the peak of its tensors in bytes, and its operations.
 func (p *priorFile) plan(n, h, w int) (peak int64, flop float64, err error) {
 	d, count := dryrun.Open()
-	net, err := p.load(d, 0)
+	shapes := *p
+	shapes.weights = p.weights.ShapesOnly()
+	net, err := shapes.load(d, 0)
 	if err != nil {
 		return 0, 0, err
 	}

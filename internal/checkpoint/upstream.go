@@ -214,11 +214,12 @@ func checkGuided(c nn.UNetConfig, list []weights.Tensor) error {
 	if err != nil {
 		return err
 	}
+	shapes := f.ShapesOnly()
 	d, _ := dryrun.Open()
-	if _, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{}); err != nil {
+	if _, err := nn.LoadUNet(d, shapes.Scope(), c, nn.LoadOptions{}); err != nil {
 		return err
 	}
-	return f.CheckAllRead()
+	return shapes.CheckAllRead()
 }
 
 // latentDiffusion takes a checkpoint of CompVis' LatentDiffusion: the UNet, the first stage, the schedule.
