@@ -30,7 +30,7 @@ func PresetNames() []string {
 		list = append(list, p.Name)
 	}
 	slices.Sort(list)
-	return list
+	return slices.Compact(list) // aliases share a name
 }
 
 func dashes(s string) string { return strings.ReplaceAll(s, "_", "-") }
