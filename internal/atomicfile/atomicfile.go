@@ -20,7 +20,12 @@ type File struct {
 	target string
 	err    error // the first failure, for good
 	done   bool
+	size   int64 // written
+	begun  int64 // of that, on its way to the disk
 }
+
+// writebackStep is how much is written before the system is asked to start moving it to the disk.
+const writebackStep = 16 << 20
 
 // Create opens a temporary file in the folder of path.
 func Create(path string) (*File, error) { return create(disk{}, path) }
@@ -78,6 +83,11 @@ func (f *File) Write(p []byte) (int, error) {
 	}
 	n, err := f.f.Write(p)
 	f.err = err
+	f.size += int64(n)
+	if f.size-f.begun >= writebackStep {
+		beginWriteback(f.f, f.begun, f.size-f.begun)
+		f.begun = f.size
+	}
 	return n, err
 }
 
