@@ -98,7 +98,7 @@ func (f priorFlags) open() (p *priorFile, err error) {
 			p, err = nil, fmt.Errorf("prior: %w", err)
 		}
 	}()
-	if f.path == builtin && f.preset == "" {
+	if f.path == builtin {
 		if p.weights, err = photo.Open(); err != nil {
 			return p, err
 		}
