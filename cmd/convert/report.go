@@ -5,33 +5,30 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spin-native/spin/internal/checkpoint"
-	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
 // report is what --json prints. Of several networks the numbers are sums, and each has a part of its own.
 type report struct {
-	Input      string       `json:"input"`
-	Output     string       `json:"output,omitempty"`
-	DryRun     bool         `json:"dry_run"`
-	Tensors    int          `json:"tensors"`
-	Parameters int64        `json:"parameters"`
-	DataBytes  int64        `json:"data_bytes"`           // before compression
-	FileBytes  int64        `json:"file_bytes,omitempty"` // as written
-	Info       weights.Info `json:"info"`                 // of the first network
-	List       []row        `json:"list,omitempty"`       // of a dry run, as are Layers and Memory
-	Layers     []layer      `json:"layers,omitempty"`
-	Memory     int64        `json:"memory,omitempty"` // bytes to run the network on one picture of its size, where that is known
-	Networks   []network    `json:"networks"`
-	Notes      []string     `json:"notes,omitempty"`    // what was left out, and why
-	LeftOut    int          `json:"left_out,omitempty"` // tensors
+	Input      string             `json:"input"`
+	Output     string             `json:"output,omitempty"`
+	DryRun     bool               `json:"dry_run"`
+	Tensors    int                `json:"tensors"`
+	Parameters int64              `json:"parameters"`
+	DataBytes  int64              `json:"data_bytes"`           // before compression
+	FileBytes  int64              `json:"file_bytes,omitempty"` // as written
+	Info       weights.Info       `json:"info"`                 // of the first network
+	List       []row              `json:"list,omitempty"`       // of a dry run, as are Layers and Memory
+	Layers     []checkpoint.Block `json:"layers,omitempty"`
+	Memory     int64              `json:"memory,omitempty"` // bytes to run the network on one picture of its size, where that is known
+	Networks   []network          `json:"networks"`
+	Notes      []string           `json:"notes,omitempty"`    // what was left out, and why
+	LeftOut    int                `json:"left_out,omitempty"` // tensors
 }
 
 // network is one component.
@@ -44,7 +41,7 @@ type network struct {
 	DataBytes  int64        `json:"data_bytes"`
 	Info       weights.Info `json:"info"`
 	list       []row
-	layers     []layer
+	layers     []checkpoint.Block
 	memory     int64
 }
 
@@ -56,11 +53,12 @@ type row struct {
 	Shape []int         `json:"shape"`
 }
 
-// layer sums up the tensors of one block.
-type layer struct {
-	Name       string `json:"name"`
-	Tensors    int    `json:"tensors"`
-	Parameters int64  `json:"parameters"`
+func elements(shape []int) int64 {
+	n := int64(1)
+	for _, d := range shape {
+		n *= int64(d)
+	}
+	return n
 }
 
 func (r *report) fill(jobs []job, dryRun bool) error {
@@ -72,21 +70,17 @@ func (r *report) fill(jobs []job, dryRun bool) error {
 		}
 		planned := slices.SortedFunc(slices.Values(j.list), func(a, b weights.Planned) int { return cmp.Compare(a.Name, b.Name) })
 		for _, p := range planned {
-			count := int64(1)
-			for _, d := range p.Shape {
-				count *= int64(d)
-			}
-			n.Parameters += count
+			n.Parameters += elements(p.Shape)
 			w := cmp.Or(was[p.Name], p.DType)
 			n.list = append(n.list, row{p.Name, j.component.From[p.Name], w, p.DType, p.Shape})
-			if name := block(p.Name); len(n.layers) == 0 || n.layers[len(n.layers)-1].Name != name {
-				n.layers = append(n.layers, layer{name, 1, count})
-			} else {
-				last := &n.layers[len(n.layers)-1]
-				last.Tensors, last.Parameters = last.Tensors+1, last.Parameters+count
-			}
 		}
-		slices.SortStableFunc(n.layers, func(a, b layer) int { return natural(a.Name, b.Name) })
+		n.layers = checkpoint.Blocks(func(yield func(string, int64) bool) {
+			for _, p := range planned {
+				if !yield(p.Name, elements(p.Shape)) {
+					return
+				}
+			}
+		})
 		for _, f := range j.files {
 			n.Files = append(n.Files, f.path)
 			if st, err := os.Stat(f.path); err == nil {
@@ -94,10 +88,11 @@ func (r *report) fill(jobs []job, dryRun bool) error {
 			}
 		}
 		if dryRun {
-			var err error
-			if n.memory, err = memory(j.component); err != nil {
+			cost, err := j.component.Cost()
+			if err != nil {
 				return err
 			}
+			n.memory = cost.Memory
 			r.List, r.Layers, r.Memory = append(r.List, n.list...), append(r.Layers, n.layers...), r.Memory+n.memory
 		}
 		r.Tensors, r.Parameters, r.DataBytes = r.Tensors+n.Tensors, r.Parameters+n.Parameters, r.DataBytes+n.DataBytes
@@ -105,61 +100,6 @@ func (r *report) fill(jobs []job, dryRun bool) error {
 	}
 	r.Info = r.Networks[0].Info
 	return nil
-}
-
-// inBlock finds the block in a tensor's name: down to the second number, or the layer.
-var inBlock = regexp.MustCompile(`^(?:(?:encoder|decoder)\.(?:down|up|down_blocks|up_blocks|layers)\.\d+|(?:input|output)_blocks\.\d+|(?:down|up)_blocks\.\d+|(?:encoder|decoder)\.[a-z_]+|[a-z_]+)`)
-
-func block(name string) string { return inBlock.FindString(name) }
-
-// natural orders names by the numbers in them.
-func natural(a, b string) int {
-	split := func(s string) (string, int) {
-		i := strings.LastIndexByte(s, '.')
-		var n int
-		if _, err := fmt.Sscanf(s[i+1:], "%d", &n); err != nil {
-			return s, 0
-		}
-		return s[:i+1], n
-	}
-	sa, na := split(a)
-	sb, nb := split(b)
-	return cmp.Or(cmp.Compare(sa, sb), cmp.Compare(na, nb))
-}
-
-// memory is what the network's tensors and weights take in a run on one picture of its own size; 0 for families that
-// cannot be run yet. Nothing is computed.
-func memory(c checkpoint.Component) (int64, error) {
-	if c.Info.Family != checkpoint.FamilyGuided {
-		return 0, nil
-	}
-	config, err := nn.ParseUNetConfig(c.Info.Model)
-	if err != nil {
-		return 0, err
-	}
-	f, err := weights.FromTensors("model", c.Tensors, nil)
-	if err != nil {
-		return 0, err
-	}
-	d, _ := dryrun.Open()
-	net, err := nn.LoadUNet(d, f.Scope(), config, nn.LoadOptions{ImageSize: c.Info.ImageSize})
-	if err != nil {
-		return 0, err
-	}
-	m := config.Downsampling()
-	size := (c.Info.ImageSize + m - 1) / m * m
-	var y []int
-	if config.NumClasses > 0 {
-		y = []int{0}
-	}
-	if _, err := net.Predict(d.New(1, size, size, config.InChannels), []float64{0}, y); err != nil {
-		return 0, err
-	}
-	bytes := d.Stats().Peak
-	for _, t := range c.Tensors {
-		bytes += 4 * int64(t.Len())
-	}
-	return bytes, nil
 }
 
 func (r report) print(w io.Writer, asJSON bool) error {

@@ -52,7 +52,7 @@ they are written, whatever algorithm computes them.`,
 				return err
 			}
 			defer file.close()
-			_, flop, err := file.plan(batch, size, size)
+			cost, err := file.cost(batch, size, size)
 			if err != nil {
 				return err
 			}
@@ -61,7 +61,7 @@ they are written, whatever algorithm computes them.`,
 				return err
 			}
 			defer d.Close()
-			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: flop / 1e9}
+			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: cost.FLOP / 1e9}
 			if r.Threads == 0 {
 				r.Threads = runtime.GOMAXPROCS(0)
 			}

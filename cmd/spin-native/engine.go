@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/checkpoint"
-	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
@@ -79,7 +78,6 @@ type priorFile struct {
 	weights *weights.File
 	info    weights.Info
 	config  nn.UNetConfig
-	bytes   int64 // of its tensors
 	closers []io.Closer
 }
 
@@ -129,10 +127,6 @@ func (f priorFlags) open() (p *priorFile, err error) {
 	}
 	if p.info.ValueRange != [2]float64{-1, 1} || p.info.Color != "rgb" || p.config.InChannels != 3 {
 		return p, fmt.Errorf("%s works on %d channels of %s in %v; expected 3 of rgb in [-1, 1]", f.path, p.config.InChannels, p.info.Color, p.info.ValueRange)
-	}
-	for _, name := range p.weights.Names() {
-		t, _ := p.weights.Tensor(name)
-		p.bytes += int64(len(t.Data))
 	}
 	return p, nil
 }
@@ -188,30 +182,13 @@ func (f priorFlags) load(d *tensor.Device, edge int) (*prior, error) {
 	return p, nil
 }
 
-// plan runs the prior on n pictures of h x w without computing: the peak of its tensors in bytes, and its operations.
-func (p *priorFile) plan(n, h, w int) (peak int64, flop float64, err error) {
-	d, count := dryrun.Open()
-	shapes := *p
-	shapes.weights = p.weights.ShapesOnly()
-	net, err := shapes.load(d, 0)
+// cost is what a run of the prior on n pictures of h x w takes.
+func (p *priorFile) cost(n, h, w int) (checkpoint.Cost, error) {
+	c, err := checkpoint.GuidedCost(p.weights, p.config, n, h, w)
 	if err != nil {
-		return 0, 0, err
+		err = fmt.Errorf("prior: %w", err)
 	}
-	m := p.config.Downsampling()
-	h, w = (h+m-1)/m*m, (w+m-1)/m*m
-	if _, err := net.Predict(d.New(n, h, w, p.config.InChannels), []float64{0}, make([]int, n*min(p.config.NumClasses, 1))); err != nil {
-		return 0, 0, err
-	}
-	return d.Stats().Peak, *count, nil
-}
-
-// memory is what a run of the prior on n pictures of h x w takes, in bytes: the network's tensors, exactly, from a dry
-// run, the weights, and the solver's pictures.
-func (p *priorFile) memory(n, h, w int) (int64, error) {
-	peak, _, err := p.plan(n, h, w)
-	const pictures = 24 // x, x0, noise, measurement, the inner optimiser's, and those of the file formats
-	const packed = 8    // Winograd weights are 4 times as many as the file's, which may be half precision
-	return peak + p.bytes*packed + pictures*4*int64(n)*int64(h)*int64(w)*3, err
+	return c, err
 }
 
 // checkMemory refuses a run that would not fit.
@@ -225,17 +202,17 @@ func (f priorFlags) checkMemory(n, h, w int) error {
 		return err
 	}
 	defer file.close()
-	need, err := file.memory(n, h, w)
+	cost, err := file.cost(n, h, w)
 	if err != nil {
 		return err
 	}
-	if need > free {
+	if cost.Memory > free {
 		fit := ""
 		if n > 1 {
 			fit = "; --samples 1 needs less"
 		}
 		return fmt.Errorf("a picture of %d x %d pixels needs about %d MB of memory with this prior, %d MB are free: make the picture smaller, or cut it into parts%s",
-			w, h, need>>20, free>>20, fit)
+			w, h, cost.Memory>>20, free>>20, fit)
 	}
 	return nil
 }

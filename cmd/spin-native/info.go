@@ -28,12 +28,13 @@ type infoReport struct {
 
 // componentTable is one network of a file.
 type componentTable struct {
-	Role       string         `json:"role"`
-	Info       *weights.Info  `json:"info,omitempty"`
-	Tensors    int            `json:"tensors"`
-	Parameters int64          `json:"parameters"`
-	DTypes     map[string]int `json:"dtypes"` // tensors of each
-	Bytes      int64          `json:"bytes"`
+	Role       string             `json:"role"`
+	Info       *weights.Info      `json:"info,omitempty"`
+	Tensors    int                `json:"tensors"`
+	Parameters int64              `json:"parameters"`
+	DTypes     map[string]int     `json:"dtypes"` // tensors of each
+	Bytes      int64              `json:"bytes"`
+	Blocks     []checkpoint.Block `json:"blocks"`
 	// Memory is what one picture of the network's own size takes to run, in bytes; 0 where this version cannot run it.
 	Memory int64 `json:"memory,omitempty"`
 
@@ -68,7 +69,7 @@ and diffusers folders, and runs nothing that is in them. FILE "photo" is the bui
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
-	c.Flags().BoolVar(&tensors, "tensors", false, "also list every tensor with its type and shape")
+	c.Flags().BoolVar(&tensors, "tensors", false, "also list every block, and every tensor with its type and shape")
 	c.Flags().StringVar(&preset, "preset", "", "what a raw checkpoint does not tell, by its model's `NAME`")
 	return c
 }
@@ -125,7 +126,8 @@ func (r *infoReport) memory(name, preset string) error {
 			return err
 		}
 		defer p.close()
-		r.Components[i].Memory, err = p.memory(1, c.Info.ImageSize, c.Info.ImageSize)
+		cost, err := p.cost(1, c.Info.ImageSize, c.Info.ImageSize)
+		r.Components[i].Memory = cost.Memory
 		return err
 	}
 	return nil
@@ -146,6 +148,13 @@ func tabulate(role string, info *weights.Info, list []weights.Tensor) componentT
 		c.Bytes += int64(len(t.Data))
 		c.DTypes[string(t.DType)]++
 	}
+	c.Blocks = checkpoint.Blocks(func(yield func(string, int64) bool) {
+		for _, t := range list {
+			if !yield(t.Name, int64(t.Len())) {
+				return
+			}
+		}
+	})
 	return c
 }
 
@@ -189,6 +198,9 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 			row("guess", "%s", g)
 		}
 		if tensors {
+			for _, b := range c.Blocks {
+				row("block "+b.Name, "%d parameters in %d tensors", b.Parameters, b.Tensors)
+			}
 			for _, t := range c.list {
 				fmt.Fprintf(w, "  %s\t%s %v\n", t.Name, t.DType, t.Shape)
 			}
