@@ -1,7 +1,7 @@
 // Command quality makes the table of docs/quality.md: every task on every photo of a folder, damaged and repaired by the
 // spin-native program, with PSNR and SSIM of the measurement, of the operator's first guess and of Spin.
 //
-//	go run ./tools/quality -photos ../shared/photos -sheets /tmp/sheets > table.md
+//	go run ./tools/quality -photos FOLDER -sheets SHEETS > table.md
 package main
 
 import (
