@@ -213,7 +213,7 @@ func TestBombs(t *testing.T) {
 				took = min(took, time.Since(start))
 			}
 			oneLineError(t, err, name)
-			require.Less(t, took, 200*time.Millisecond)
+			require.Less(t, took, time.Second)
 			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20))
 		})
 	}
