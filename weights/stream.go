@@ -6,8 +6,6 @@ import (
 	"io"
 	"runtime"
 	"sync"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // Planned is a tensor that WriteStream will write: everything but its data is known beforehand.
@@ -49,12 +47,10 @@ func WriteStreamZstd(w io.Writer, tensors []Planned, metadata map[string]string)
 	for _, p := range s.list {
 		size += p.Size()
 	}
-	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1),
-		zstd.WithSingleSegment(size < 256)) // see EncodeZstd
+	z, err := newZstd(w, size)
 	if err != nil {
 		return err
 	}
-	z.ResetContentSize(w, size)
 	return errors.Join(s.write(z), z.Close())
 }
 

@@ -46,15 +46,24 @@ func EncodeZstd(w io.Writer, tensors []Tensor, metadata map[string]string) error
 	for _, t := range list {
 		size += int64(len(t.Data))
 	}
+	z, err := newZstd(w, size)
+	if err != nil {
+		return err
+	}
+	return errors.Join(encode(z, list, header), z.Close())
+}
+
+// newZstd compresses size bytes into w, the size declared.
+func newZstd(w io.Writer, size int64) (*zstd.Encoder, error) {
 	// Concurrency 1: more would let the bytes depend on the machine. Weights compress little, and higher levels gain
 	// less than a percent on them. A frame of less than 256 bytes can state its size only as a single segment.
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1),
 		zstd.WithSingleSegment(size < 256))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	z.ResetContentSize(w, size)
-	return errors.Join(encode(z, list, header), z.Close())
+	return z, nil
 }
 
 func encode(w io.Writer, list []Tensor, header []byte) error {

@@ -76,10 +76,7 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 			if err != nil {
 				return err
 			}
-			if err := f.prior.checkMemory(1, pic.H, pic.W); err != nil {
-				return err
-			}
-			p, err := f.prior.load(d, pic.W)
+			p, err := f.prior.load(d, 1, pic.H, pic.W)
 			if err != nil {
 				return err
 			}
@@ -110,7 +107,7 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 				}
 				y := imagefile.New(m.Shape[3], m.Shape[2])
 				copy(y.Pix, interleaved(m.Y, y.H, y.W))
-				y = display(y, pic.W/y.W)
+				y = enlarged(y, pic.W/y.W)
 				l := line{Task: t.title, File: filepath.Join(out, t.file), Calls: s.result.Calls, Seconds: s.result.Elapsed.Seconds()}
 				if l.Measured, err = scoreOf(y, pic); err != nil {
 					return err

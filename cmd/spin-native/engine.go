@@ -153,8 +153,8 @@ type prior struct {
 	den  solver.Denoiser
 }
 
-// load opens a prior and makes a denoiser of it.
-func (f priorFlags) load(d *tensor.Device, edge int) (*prior, error) {
+// load opens a prior and makes a denoiser of it, for n pictures of h x w at a time. It refuses a run that would not fit.
+func (f priorFlags) load(d *tensor.Device, n, h, w int) (*prior, error) {
 	file, err := f.open()
 	if err != nil {
 		return nil, err
@@ -163,7 +163,10 @@ func (f priorFlags) load(d *tensor.Device, edge int) (*prior, error) {
 	if file.config.NumClasses > 0 {
 		return nil, fmt.Errorf("prior: %s is conditioned on classes, which needs a label that pictures do not have; use an unconditional one", f.path)
 	}
-	net, err := file.load(d, edge)
+	if err := file.checkMemory(n, h, w); err != nil {
+		return nil, err
+	}
+	net, err := file.load(d, max(h, w))
 	if err != nil {
 		return nil, err
 	}
@@ -192,17 +195,12 @@ func (p *priorFile) cost(n, h, w int) (checkpoint.Cost, error) {
 }
 
 // checkMemory refuses a run that would not fit.
-func (f priorFlags) checkMemory(n, h, w int) error {
+func (p *priorFile) checkMemory(n, h, w int) error {
 	free := availableMemory()
 	if free == 0 {
 		return nil
 	}
-	file, err := f.open()
-	if err != nil {
-		return err
-	}
-	defer file.close()
-	cost, err := file.cost(n, h, w)
+	cost, err := p.cost(n, h, w)
 	if err != nil {
 		return err
 	}

@@ -362,11 +362,14 @@ func TestTooLarge(t *testing.T) {
 	if availableMemory() == 0 {
 		t.Skip("this system does not tell how much memory is free")
 	}
-	err := priorFlags{path: builtin}.checkMemory(64, 8000, 8000) // some 4 TB
+	prior, err := priorFlags{path: builtin}.open()
+	require.NoError(t, err)
+	defer prior.close()
+	err = prior.checkMemory(64, 8000, 8000) // some 4 TB
 	require.ErrorContains(t, err, "MB")
 	require.ErrorContains(t, err, "8000 x 8000")
 	require.ErrorContains(t, err, "--samples 1")
-	require.NoError(t, priorFlags{path: builtin}.checkMemory(1, 64, 64))
+	require.NoError(t, prior.checkMemory(1, 64, 64))
 }
 
 // TestInterrupt: the run ends within a step, with exit code 130 and nothing written.

@@ -18,6 +18,9 @@ func interleaved(pix []float32, h, w int) []float32 { return parity.NHWC(pix, 1,
 
 // enlarged repeats pixels, so that a small measurement can stand beside the result.
 func enlarged(m *imagefile.Image, factor int) *imagefile.Image {
+	if factor <= 1 {
+		return m
+	}
 	out := imagefile.New(m.W*factor, m.H*factor)
 	for y := range out.H {
 		for x := range out.W {

@@ -127,10 +127,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
 		}
 	}
-	if err := f.prior.checkMemory(f.samples, h, w); err != nil {
-		return err
-	}
-	p, err := f.prior.load(d, max(h, w))
+	p, err := f.prior.load(d, f.samples, h, w)
 	if err != nil {
 		return err
 	}
@@ -150,7 +147,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
 		Residual: s.result.Residual, Settings: s.settings,
 	}
-	shown := display(pic, w/max(pic.W, 1))
+	shown := enlarged(pic, w/max(pic.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
 	if truth != nil {
 		if shown.W == w && shown.H == h {
@@ -292,12 +289,4 @@ func (f *reconstructFlags) caption(m *solver.Measurement) string {
 		what += fmt.Sprintf(", noise %.3g", m.Sigma)
 	}
 	return what
-}
-
-// display enlarges a small measurement to the size of the result.
-func display(pic *imagefile.Image, factor int) *imagefile.Image {
-	if factor > 1 {
-		return enlarged(pic, factor)
-	}
-	return pic
 }
