@@ -118,6 +118,7 @@ type ConvWeights struct {
 	Stride, Pad int      // zero padding on all four sides
 	Form        ConvForm // Auto, or a forced algorithm (an error where it does not apply)
 	Pixels      int      // output pixels per image that the weights will mostly meet, a hint for Auto; 0 if unknown
+	Up          bool     // every Conv2D will say Sampling Up2, which lets a backend fold the enlarging into the weights
 }
 
 // OutSize is the output height (width) for an input height (width) of n.
@@ -127,10 +128,29 @@ func (w ConvWeights) OutSize(n int) int { return (n+2*w.Pad-w.Size)/w.Stride + 1
 type ConvForm int
 
 const (
-	Auto      ConvForm = iota // the backend decides, by shape
-	Direct                    // implicit GEMM
-	Winograd4                 // F(4x4,3x3); stride 1 and 3x3 only
+	Auto       ConvForm = iota // the backend decides, by shape
+	Direct                     // implicit GEMM
+	Winograd2                  // F(2x2,3x3); this and the following for 3x3 kernels of stride 1 and padding 1 only
+	Winograd4                  // F(4x4,3x3)
+	Winograd6                  // F(6x6,3x3)
+	WinogradUp                 // F(4x4,2x2), for each of the four parities of an enlarged image; needs Up
 )
+
+func (f ConvForm) String() string {
+	switch f {
+	case Direct:
+		return "direct"
+	case Winograd2:
+		return "winograd2"
+	case Winograd4:
+		return "winograd4"
+	case Winograd6:
+		return "winograd6"
+	case WinogradUp:
+		return "winograd-up"
+	}
+	return "auto"
+}
 
 // Conv is a convolution prepared by a backend.
 type Conv interface {
@@ -140,7 +160,7 @@ type Conv interface {
 // Conv2D computes, for x = [Src[0] | Src[1]] concatenated by channel,
 //
 //	u   = Sampling(Act(Affine.scale * x + Affine.offset))
-//	Dst = Kernel * u + bias + Embed + ResidualSampling(Residual)
+//	Dst = Kernel * u + bias + Embed + ResidualSampling(Residual) + Shortcut * [Skip[0] | Skip[1]]
 //
 // with zero padding applied to u.
 type Conv2D struct {
@@ -150,10 +170,12 @@ type Conv2D struct {
 	Act              Activation
 	Sampling         Sampling
 	Kernel           Conv
-	Embed            View // optional [N,1,1,Cout]
+	Embed            View // optional [N or 1,1,1,Cout]
 	Residual         View // optional; Dst's shape after ResidualSampling
 	ResidualSampling Sampling
-	Moments          View // optional output [N,1,2,Cout]: the moments of Dst, as Net.Moments would write them
+	Shortcut         Conv    // optional, in place of Residual: a 1x1 convolution of stride 1
+	Skip             [2]View // its input, of Dst's size; the second is optional
+	Moments          View    // optional output [N,1,2,Cout]: the moments of Dst, as Net.Moments would write them
 }
 
 // Norm turns moments into the affine form of group normalisation: for each image and channel, with mean and variance
@@ -169,7 +191,7 @@ type Norm struct {
 	Eps      float32
 	Gamma    View // [1,1,1,C]
 	Beta     View // [1,1,1,C]
-	Modulate View // optional [N,1,1,2C]: s, then b
+	Modulate View // optional [N or 1,1,1,2C]: s, then b
 }
 
 // Heads says where the heads of a query, key or value lie: head h is channels First+h*Step and following.

@@ -49,7 +49,7 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 		for (int j = 0; j < padded; j += NR)
 			for (int i = 0; i < rows; i += MR) {
 				const int m = mini(MR, rows - i);
-				tile_any(m, 2, &qr, 1, i, kp + (long)(j0 + j) * a->dim, acc);
+				tile_any(m, 2, 0, &qr, 1, i, kp + (long)(j0 + j) * a->dim, acc);
 				for (int r = 0; r < m; r++) store(s + (long)(i + r) * KEYS + j, acc[r][0]), store(s + (long)(i + r) * KEYS + j + LANES, acc[r][1]);
 			}
 		for (int i = 0; i < rows; i++) {
@@ -58,13 +58,13 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 			vf vb = splat(best);
 			for (int j = 0; j < padded; j += LANES) {
 				vf x = load(row + j);
-				vb = select(x > vb, x, vb);
+				vb = choose(x > vb, x, vb);
 			}
 			for (int l = 0; l < LANES; l++) best = vb[l] > best ? vb[l] : best;
 			vf total = {0};
 			for (int j = 0; j < padded; j += LANES) {
 				vf x = load(row + j), e = vexp(x - best);
-				e = select(x == -INFINITY, splat(0), e);
+				e = choose(x == -INFINITY, splat(0), e);
 				store(row + j, e);
 				total += e;
 			}
@@ -78,7 +78,7 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 		for (long d = 0; d < dp; d += NR)
 			for (int i = 0; i < rows; i += MR) {
 				const int m = mini(MR, rows - i);
-				tile_any(m, 2, &pr, 1, i, vp + (d * a->keys) + (long)j0 * NR, acc);
+				tile_any(m, 2, 0, &pr, 1, i, vp + (d * a->keys) + (long)j0 * NR, acc);
 				for (int r = 0; r < m; r++) {
 					float *p = o + (i + r) * dp + d;
 					store(p, load(p) * decay[i + r] + acc[r][0]);

@@ -4,7 +4,9 @@
 static long call_conv_packed(const level *l, const conv_args *a) { return l->conv_packed(a); }
 static void call_conv_pack(const level *l, const conv_args *a, const float *w, float *p) { l->conv_pack(a, w, p); }
 static long call_conv_scratch(const level *l, const conv_args *a) { return l->conv_scratch(a); }
-static void call_conv_task(const level *l, const conv_args *a, int n, int r, int s, float *scratch) { l->conv_task(a, n, r, s, scratch); }
+static void call_conv_task(const level *l, const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) { l->conv_task(a, n, u0, u1, c0, c1, scratch); }
+static void call_moments_join(const level *l, const float *part, int units, long pixels, long all, int c, float *out) { l->moments_join(part, units, pixels, all, c, out); }
+static int call_halve(const level *l, const float *x, long n, uint16_t *out) { return l->halve(x, n, out); }
 static void call_moments(const level *l, const float *x, long pixels, int c, float *mean, float *m2) { l->moments(x, pixels, c, mean, m2); }
 static long call_attention_packed(const level *l, const attention_args *a, long *k) { return l->attention_packed(a, k); }
 static void call_attention_pack(const level *l, const attention_args *a, int n, int h) { l->attention_pack(a, n, h); }

@@ -1,15 +1,17 @@
 // Convolution.
 //
-// A task produces some output rows and a range of output channels of one image. Its input rows are first brought into a
-// dense strip in scratch memory: concatenated, normalised, activated, resampled and zero-padded. What follows then needs
-// no test for borders, and every variety of input meets every algorithm. Strips slide down: the rows that two strips
-// share are moved, not made again. A 1x1 convolution without normalisation reads the tensors directly.
+// A unit is some output rows of one image; a task produces a few units and a range of output channels. Its input rows are
+// first brought into a dense strip in scratch memory: concatenated, normalised, activated, resampled and zero-padded. What
+// follows then needs no test for borders, and every variety of input meets every algorithm. Strips slide down: the rows
+// that two units share are moved, not made again. A 1x1 convolution without normalisation reads the tensors directly.
 //
 // direct:    dst[x][o] = sum over runs of contiguous strip values; for each kernel row, width * channels are contiguous.
 //            Register tile: MR pixels x NR output channels. Weights: panels of NR channels, k running slowest.
-// winograd4: F(4x4,3x3), Y = A^T [ (G g G^T) . (B^T d B) ] A per 6x6 tile (Lavin and Gray, arXiv 1509.09308). The 36
-//            products over channels are matrix products with the same register tile. Positions of V and M are padded
-//            by 64 bytes, or all 36 streams would fall into one set of the cache.
+// thin:      direct with at most four output channels, as dot products over the input channels.
+// Winograd:  see winograd_template.h.
+//
+// Everything that a result depends on is fixed by the shape: units, blocks of tiles, order of sums. Which units and
+// channels make a task is free, and may follow the number of threads.
 
 typedef struct {
 	const float *a; // first value of pixel 0
@@ -17,14 +19,16 @@ typedef struct {
 	int k;          // contiguous values per pixel
 } run;
 
-INL void tile(const int mr, const int nv, const run *r, int runs, long x, const float *b, vf acc[MR][2]) {
-	vf s[MR][2]; // of its own: sums behind a pointer would be stored on every step
+// tile multiplies mr pixels with a panel of nv vectors: s[i] = sum over the runs of a[i][k] * b[k].
+INL void tile(const int mr, const int nv, const int half, const run *r, int runs, long x, const void *b, vf s[MR][2]) {
+	const char *w = b;
+	const int width = half ? 2 : 4;
 	_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) s[i][0] = s[i][1] = (vf){0};
 	for (int n = 0; n < runs; n++) {
 		const long lda = r[n].lda;
 		const float *a = r[n].a + x * lda;
-		for (int k = r[n].k; k > 0; k--, a++, b += nv * LANES) {
-			vf b0 = load(b), b1 = nv > 1 ? load(b + LANES) : b0;
+		for (int k = r[n].k; k > 0; k--, a++, w += nv * LANES * width) {
+			vf b0 = widen(w, half), b1 = nv > 1 ? widen(w + LANES * width, half) : b0;
 			_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) {
 				vf v = splat(a[i * lda]);
 				s[i][0] += v * b0;
@@ -32,14 +36,46 @@ INL void tile(const int mr, const int nv, const run *r, int runs, long x, const 
 			}
 		}
 	}
-	_Pragma("GCC unroll 16") for (int i = 0; i < mr; i++) acc[i][0] = s[i][0], acc[i][1] = s[i][1];
 }
 
 // tile_any is tile for m <= MR pixels: each size has code of its own, so that the tile stays in registers.
-static __attribute__((noinline)) void tile_any(int m, int nv, const run *r, int runs, long x, const float *b, vf acc[MR][2]) {
-#define SIZE(n) case n: if (nv == 2) tile(n <= MR ? n : 1, 2, r, runs, x, b, acc); else tile(n <= MR ? n : 1, 1, r, runs, x, b, acc); break;
+static __attribute__((noinline)) void tile_any(int m, int nv, int half, const run *r, int runs, long x, const void *b, vf acc[MR][2]) {
+	vf s[MR][2]; // of its own: sums behind a pointer would be stored on every step
+#define SIZE(n) case n: { \
+		enum { M = n <= MR ? n : 1 }; \
+		if (nv == 2 && !half) tile(M, 2, 0, r, runs, x, b, s); \
+		else if (nv == 2) tile(M, 2, 1, r, runs, x, b, s); \
+		else if (!half) tile(M, 1, 0, r, runs, x, b, s); \
+		else tile(M, 1, 1, r, runs, x, b, s); \
+		_Pragma("GCC unroll 16") for (int i = 0; i < M; i++) acc[i][0] = s[i][0], acc[i][1] = s[i][1]; \
+	} break;
 	switch (m) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
 #undef SIZE
+}
+
+// even is the size of the next register tile where left pixels are left: as few tiles as possible, of almost equal size,
+// because a tile of few pixels waits for its own sums.
+INL int even(int left) {
+	const int tiles = (left + MR - 1) / MR;
+	return (left + tiles - 1) / tiles;
+}
+
+// halve rounds weights to F16, to nearest and ties to even. It reports whether all are in F16's range.
+static int halve(const float *x, long n, uint16_t *out) {
+	for (long i = 0; i < n; i++) {
+		uint32_t u;
+		memcpy(&u, x + i, sizeof u);
+		const uint32_t sign = u >> 16 & 0x8000, abs = u & 0x7fffffff;
+		if (abs >= 0x477ff000) return 0; // 65520 and more, and NaN
+		if (abs < 0x38800000) { // subnormal in F16: a multiple of 2^-24
+			float f;
+			memcpy(&f, &abs, sizeof f);
+			out[i] = (uint16_t)(sign | (uint32_t)lrintf(f * 0x1p24f));
+			continue;
+		}
+		out[i] = (uint16_t)(sign | ((abs - 0x38000000 + 0xfff + (abs >> 13 & 1)) >> 13));
+	}
+	return 1;
 }
 
 // ------------------------------------------------------------------------------------------------ input strip
@@ -116,7 +152,84 @@ static void strip(const conv_args *a, int n, int y, int count, int keep, float *
 
 // ------------------------------------------------------------------------------------------------ epilogue
 
-// residual is LANES (or n < LANES) channels from c of the resampled residual at pixel (y, x) of image n.
+// sums gathers the moments of the results while they are in registers. Chunks (blocks of tiles, rows) are summed as
+// differences from the mean of the chunk before, so that neither a large mean nor a slope across the image costs digits,
+// and are merged by the rule of Chan, Golub and LeVeque (1979), which only adds what is not negative.
+typedef struct {
+	float *pivot, *sum, *square, *mean, *m2; // per channel of the task, from c0; null pivot: no moments wanted
+	int c0;
+	long chunk, all; // pixels in the chunk, pixels merged
+} sums;
+
+static void sums_start(sums *s, int c0, int c1) {
+	if (!s->pivot) return;
+	s->c0 = c0, s->chunk = s->all = 0;
+	memset(s->sum, 0, roundup(c1 - c0, NR) * sizeof(float));
+	memset(s->square, 0, roundup(c1 - c0, NR) * sizeof(float));
+}
+
+// partial is the sums of a few pixels, for they are added up on their own: short sums round less.
+typedef struct {
+	vf pivot, sum, square;
+} partial;
+
+INL partial partial_start(const sums *s, int c) { return (partial){load(s->pivot + c - s->c0), {0}, {0}}; }
+
+// gather adds n vectors; fresh ones are the unit's first and give the pivot.
+INL void gather(partial *p, int fresh, const vf *v, int n) {
+	if (fresh) {
+		vf t = {0};
+		for (int k = 0; k < n; k++) t += v[k];
+		p->pivot = t / (float)n;
+	}
+	for (int k = 0; k < n; k++) {
+		const vf d = v[k] - p->pivot;
+		p->sum += d, p->square += d * d;
+	}
+}
+
+// partial_end adds the sums to those of channels c and following. The caller counts the pixels, once for all channels.
+INL void partial_end(const sums *s, int c, const partial *p) {
+	const int i = c - s->c0;
+	store(s->pivot + i, p->pivot);
+	store(s->sum + i, load(s->sum + i) + p->sum);
+	store(s->square + i, load(s->square + i) + p->square);
+}
+
+static void sums_merge(sums *s, int c1) {
+	if (!s->pivot || !s->chunk) return;
+	const float k = s->chunk, n = s->all + s->chunk;
+	for (int i = 0; i < c1 - s->c0; i += LANES) {
+		const vf t = load(s->sum + i);
+		vf q = load(s->square + i) - t * t / k;
+		q = vmax(splat(0), q); // a NaN stays one
+		const vf p = load(s->pivot + i) + t / k;
+		vf m = s->all ? load(s->mean + i) : (vf){0}, v = s->all ? load(s->m2 + i) : (vf){0};
+		const vf d = p - m;
+		store(s->m2 + i, v + q + d * d * (s->all * k / n));
+		store(s->mean + i, m + d * (k / n));
+		store(s->pivot + i, p);
+		store(s->sum + i, (vf){0}), store(s->square + i, (vf){0});
+	}
+	s->all += s->chunk, s->chunk = 0;
+}
+
+// sums_write writes the unit's moments where the backend joins them: means, then squared deviations.
+static void sums_write(const conv_args *a, sums *s, int n, int unit, int c0, int c1) {
+	if (!s->pivot) return;
+	sums_merge(s, c1);
+	float *out = a->moments + ((long)n * a->units + unit) * 2 * a->cout;
+	copyf(out + c0, s->mean, c1 - c0);
+	copyf(out + a->cout + c0, s->m2, c1 - c0);
+}
+
+static long sums_scratch(const conv_args *a) { return 5 * (roundup(a->split, NR) + NR); }
+static sums sums_open(const conv_args *a, float *p) {
+	const long n = roundup(a->split, NR) + NR;
+	return (sums){.pivot = a->moments ? p : 0, .sum = p + n, .square = p + 2 * n, .mean = p + 3 * n, .m2 = p + 4 * n};
+}
+
+// residual is LANES (or count < LANES) channels from c of the resampled residual at pixel (y, x) of image n.
 INL vf residual(const conv_args *a, int n, int y, int x, int c, int count) {
 	const long C = a->cout;
 	const int full = count >= LANES;
@@ -131,51 +244,59 @@ INL vf residual(const conv_args *a, int n, int y, int x, int c, int count) {
 #undef GET
 }
 
-// put writes one vector of results.
-INL void put(const conv_args *a, int n, int y, int x, int c, vf v, const float *add) {
-	const int count = a->cout - c;
+// complete finishes count results of row y, from pixel x at every step-th one, channels c and following, stores them and
+// leaves them in v. add holds bias and embedding, by channel.
+INL void complete(const conv_args *a, int n, int y, int x, int step, int c, vf *v, int count, const float *add) {
+	const int lanes = a->cout - c;
+	if (lanes <= 0) return;
+	const long pitch = (long)step * a->cout;
 	float *d = a->dst + (((long)n * a->oh + y) * a->ow + x) * a->cout + c;
-	v += load(add + c);
-	if (a->residual) v += residual(a, n, y, x, c, count);
-	if (count >= LANES) store(d, v);
-	else if (count > 0) storen(d, v, count);
+	const vf b = load(add + c);
+	if (lanes >= LANES && !a->residual) {
+		for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b);
+	} else if (lanes >= LANES && a->rsampling == SAME) {
+		const float *r = a->residual + (d - a->dst);
+		for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b + load(r + i * pitch));
+	} else {
+		for (int i = 0; i < count; i++) {
+			v[i] += b;
+			if (a->residual) v[i] += residual(a, n, y, x + i * step, c, lanes);
+			if (lanes >= LANES) store(d + i * pitch, v[i]);
+			else storen(d + i * pitch, v[i], lanes);
+		}
+	}
 }
 
-// addend sums bias and embedding of image n into out, zero up to the last panel's end.
+// addend sums the biases and the embedding of image n into out, zero up to the last panel's end.
 static void addend(const conv_args *a, int n, float *out) {
-	for (int c = 0; c < a->cout; c++)
-		out[c] = (a->bias ? a->bias[c] : 0) + (a->embed ? a->embed[(long)n * a->cout + c] : 0);
+	const float *e = a->embed ? a->embed + (long)(a->embeds > 1 ? n : 0) * a->cout : 0;
+	for (int c = 0; c < a->cout; c++) out[c] = (a->bias ? a->bias[c] : 0) + (a->skip_bias ? a->skip_bias[c] : 0) + (e ? e[c] : 0);
 	for (long c = a->cout; c < roundup(a->cout, NR); c++) out[c] = 0;
 }
+static long addend_scratch(const conv_args *a) { return roundup(a->cout, NR) + LANES; }
 
-// moments of c channels over pixels that lie ld apart. Chunks of 256 pixels are summed as differences from the mean of
-// the chunk before, so that neither a large mean nor a slope across the image costs digits, and are merged by the rule of
-// Chan, Golub and LeVeque (1979), which only adds what is not negative.
-static void moments_ld(const float *x, long pixels, int c, long ld, float *mean, float *m2) {
+// moments of c channels over contiguous pixels, in chunks as sums does.
+static void moments(const float *x, long pixels, int c, float *mean, float *m2) {
 	for (int i = 0; i < c; i += LANES) {
 		const int full = c - i >= LANES;
-#define PIXEL(p) (full ? load(x + (p) * ld + i) : loadn(x + (p) * ld + i, c - i))
+#define PIXEL(p) (full ? load(x + (p) * c + i) : loadn(x + (p) * c + i, c - i))
 		vf m = {0}, v = {0}, pivot = {0};
 		const long some = pixels < 16 ? pixels : 16;
 		for (long p = 0; p < some; p++) pivot += PIXEL(p);
 		pivot = pivot / (float)some;
 		for (long p0 = 0; p0 < pixels; p0 += 256) {
 			const long p1 = p0 + 256 < pixels ? p0 + 256 : pixels;
-			vf s0 = {0}, q0 = {0}, s1 = {0}, q1 = {0};
-			long p = p0;
-			for (; p + 1 < p1; p += 2) {
-				const vf d0 = PIXEL(p) - pivot, d1 = PIXEL(p + 1) - pivot;
-				s0 += d0, q0 += d0 * d0;
-				s1 += d1, q1 += d1 * d1;
-			}
-			if (p < p1) {
-				const vf d0 = PIXEL(p) - pivot;
-				s0 += d0, q0 += d0 * d0;
+			vf s = {0}, q = {0};
+			for (long p = p0; p < p1;) {
+				vf t = {0}, u = {0};
+				for (const long end = p + 16 < p1 ? p + 16 : p1; p < end; p++) {
+					const vf d = PIXEL(p) - pivot;
+					t += d, u += d * d;
+				}
+				s += t, q += u;
 			}
 			const float k = p1 - p0, n = p1;
-			const vf s = s0 + s1;
-			vf q = (q0 + q1) - s * s / k;
-			q = select(q < 0.0f, splat(0), q);
+			q = vmax(splat(0), q - s * s / k);
 			pivot += s / k;
 			const vf d = pivot - m;
 			v += q + d * d * ((float)p0 * k / n);
@@ -187,7 +308,20 @@ static void moments_ld(const float *x, long pixels, int c, long ld, float *mean,
 	}
 }
 
-static void moments(const float *x, long pixels, int c, float *mean, float *m2) { moments_ld(x, pixels, c, c, mean, m2); }
+// moments_join merges the moments of an image's units, in order. pixels is the size of all units but the last.
+static void moments_join(const float *part, int units, long pixels, long all, int c, float *out) {
+	for (int i = 0; i < c; i++) {
+		double mean = 0, m2 = 0, count = 0;
+		for (int u = 0; u < units; u++) {
+			const float *p = part + (long)u * 2 * c + i;
+			const double k = u < units - 1 ? pixels : all - pixels * u, d = p[0] - mean;
+			mean += d * k / (count + k);
+			m2 += p[c] + d * d * count * k / (count + k);
+			count += k;
+		}
+		out[i] = mean, out[c + i] = m2;
+	}
+}
 
 // ------------------------------------------------------------------------------------------------ direct
 
@@ -196,13 +330,22 @@ INL int plain(const conv_args *a) {
 	return a->size == 1 && a->stride == 1 && a->pad == 0 && !a->affine && a->act == ACT_IDENTITY && a->sampling == SAME;
 }
 
+INL int thin(const conv_args *a) { return a->cout <= 4 && a->size > 1 && a->cin >= LANES; }
+
 INL long direct_depth(const conv_args *a) { return (long)a->size * a->size * a->cin; }
 
 // Panels are NR wide; a last panel of at most LANES channels is LANES wide.
 INL int panel_vectors(const conv_args *a, int c) { return a->cout - c > LANES ? 2 : 1; }
 
+// direct_pack writes the weights: panel after panel, or for thin ones [kernel row][kernel column][cout][cin to LANES].
 static void direct_pack(const conv_args *a, const float *w, float *p) {
 	const int area = a->size * a->size;
+	if (thin(a)) {
+		for (int t = 0; t < area; t++)
+			for (int o = 0; o < a->cout; o++)
+				for (int i = 0; i < roundup(a->cin, LANES); i++) *p++ = i < a->cin ? w[((long)o * a->cin + i) * area + t] : 0;
+		return;
+	}
 	for (int c = 0; c < a->cout; c += NR) {
 		const int width = panel_vectors(a, c) * LANES;
 		for (int t = 0; t < area; t++)
@@ -212,193 +355,170 @@ static void direct_pack(const conv_args *a, const float *w, float *p) {
 	}
 }
 
-// direct_row computes pixels [x0, x1) of the row (or rows, where they follow each other) that starts at row y.
-static void direct_row(const conv_args *a, int n, int y, int x1, int c, const run *r, int runs, const float *b, const float *add) {
-	vf acc[MR][2];
-	const int nv = panel_vectors(a, c);
-	for (int x = 0; x < x1; x += MR) {
-		const int m = mini(MR, x1 - x);
-		tile_any(m, nv, r, runs, x, b, acc);
+INL const char *panel(const void *w, int half, long at) { return (const char *)w + at * (half ? 2 : 4); }
+
+// direct_pixels computes count pixels from x of a long row that begins at row y, panel c: tile by tile.
+INL void direct_pixels(const conv_args *a, int n, int y, int x, int count, int c, const run *r, int runs, const void *b,
+	const float *add, const sums *sum, int fresh) {
+	vf acc[MR][2], v[MR];
+	const int nv = panel_vectors(a, c), end = x + count;
+	while (x < end) {
+		const int m = even(end - x);
+		tile_any(m, nv, a->half, r, runs, x, b, acc);
+		for (int l = 0; l < nv; l++) {
+			for (int i = 0; i < m; i++) v[i] = acc[i][l];
+			for (int i = 0; i < m;) { // a long row may be several rows of the image
+				const int yy = y + (x + i) / a->ow, xx = (x + i) % a->ow, k = mini(m - i, a->ow - xx);
+				complete(a, n, yy, xx, 1, c + l * LANES, v + i, k, add);
+				i += k;
+			}
+			if (sum->pivot) {
+				partial p = partial_start(sum, c + l * LANES);
+				gather(&p, fresh, v, m);
+				partial_end(sum, c + l * LANES, &p);
+			}
+		}
+		x += m, fresh = 0;
+	}
+}
+
+// thin_row computes a row as dot products: co output channels of several pixels at a time.
+INL void thin_row(const conv_args *a, int n, int y, const float *s, long row, int pitch, const int co, const float *add, const sums *sum, int fresh) {
+	const int at_once = 12 / co;
+	const float *w = a->weight;
+	for (int x = 0; x < a->ow; x += at_once) {
+		vf acc[12];
+		_Pragma("GCC unroll 12") for (int i = 0; i < 12; i++) acc[i] = (vf){0};
+		const int m = mini(at_once, a->ow - x);
+		const long step = (long)a->stride * pitch;
+		for (int ky = 0; ky < a->size; ky++)
+			for (int kx = 0; kx < a->size; kx++) {
+				const float *b = w + (long)(ky * a->size + kx) * co * pitch;
+				const float *p[12];
+				for (int i = 0; i < at_once; i++) p[i] = s + ky * row + (long)mini(x + i, a->ow - 1) * step + kx * pitch;
+				for (int c = 0; c < pitch; c += LANES) {
+					vf u[4];
+					_Pragma("GCC unroll 4") for (int o = 0; o < co; o++) u[o] = load(b + o * pitch + c);
+					_Pragma("GCC unroll 12") for (int i = 0; i < at_once; i++) {
+						const vf q = load(p[i] + c);
+						_Pragma("GCC unroll 4") for (int o = 0; o < co; o++) acc[i * co + o] += q * u[o];
+					}
+				}
+			}
 		for (int i = 0; i < m; i++) {
-			const int yy = y + (x + i) / a->ow, xx = (x + i) % a->ow;
-			put(a, n, yy, xx, c, acc[i][0], add);
-			if (nv == 2) put(a, n, yy, xx, c + LANES, acc[i][1], add);
+			vf v = {0};
+			for (int o = 0; o < co; o++) {
+				float t = 0;
+				for (int l = 0; l < LANES; l++) t += acc[i * co + o][l];
+				if (o < LANES) v[o] = t;
+			}
+			complete(a, n, y, x + i, 1, 0, &v, 1, add);
+			if (sum->pivot) {
+				partial p = partial_start(sum, 0);
+				gather(&p, fresh && x + i == 0, &v, 1);
+				partial_end(sum, 0, &p);
+			}
 		}
 	}
 }
 
-static void direct_task(const conv_args *a, int n, int y0, int y1, int c0, int c1, float *scratch) {
+static __attribute__((noinline)) void thin_rows(const conv_args *a, int n, int y, const float *s, long row, int pitch, const float *add, const sums *sum, int fresh) {
+	switch (a->cout) {
+	case 1: thin_row(a, n, y, s, row, pitch, 1, add, sum, fresh); break;
+	case 2: thin_row(a, n, y, s, row, pitch, 2, add, sum, fresh); break;
+	case 3: thin_row(a, n, y, s, row, pitch, 3, add, sum, fresh); break;
+	case 4: thin_row(a, n, y, s, row, pitch, 4, add, sum, fresh); break;
+	}
+}
+
+enum { PIXELS = 8 * MR }; // pixels of a block that meets all panels: its inputs stay in the second-level cache
+
+// project writes the 1x1 convolution of the shortcut to count pixels from pixel x of row y, where the epilogue finds it
+// as its residual. Rows follow each other: count may run over the end of row y.
+static void project(const conv_args *a, int n, int y, int x, int count, int c0, int c1) {
+	run r[2];
+	int runs = 0;
+	for (; runs < 2 && a->skip[runs]; runs++)
+		r[runs] = (run){a->skip[runs] + (((long)n * a->oh + y) * a->ow + x) * a->cs[runs], a->cs[runs], a->cs[runs]};
+	const long depth = a->cs[0] + a->cs[1];
+	float *d = a->dst + (((long)n * a->oh + y) * a->ow + x) * a->cout;
+	vf acc[MR][2];
+	for (int p = 0; p < count; p += PIXELS)
+		for (int c = c0; c < c1; c += NR) {
+			const int nv = panel_vectors(a, c), end = mini(count, p + PIXELS);
+			for (int i = p; i < end;) {
+				const int m = even(end - i);
+				tile_any(m, nv, a->skip_half, r, runs, i, panel(a->skip_weight, a->skip_half, depth * c), acc);
+				for (int j = 0; j < m; j++)
+					for (int l = 0; l < nv; l++) {
+						float *o = d + (long)(i + j) * a->cout + c + l * LANES;
+						const int lanes = a->cout - c - l * LANES;
+						if (lanes >= LANES) store(o, acc[j][l]);
+						else if (lanes > 0) storen(o, acc[j][l], lanes);
+					}
+				i += m;
+			}
+		}
+}
+
+static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) {
 	float *add = scratch;
 	addend(a, n, add);
-	scratch += roundup(a->cout, NR) + LANES;
+	scratch += addend_scratch(a);
+	sums sum = sums_open(a, scratch);
+	scratch += sums_scratch(a);
 	const long depth = direct_depth(a);
 	run r[16];
-	if (plain(a)) { // the rows of an image follow each other: one long row
-		int runs = 0;
-		for (; runs < 2 && a->src[runs]; runs++)
-			r[runs] = (run){a->src[runs] + ((long)n * a->h + y0) * a->w * a->c[runs], a->c[runs], a->c[runs]};
-		for (int c = c0; c < c1; c += NR)
-			direct_row(a, n, y0, (y1 - y0) * a->ow, c, r, runs, a->weight + depth * c, add);
-		return;
-	}
-	const int width = a->uw + 2 * a->pad, pitch = a->cin, rows = (y1 - y0 - 1) * a->stride + a->size;
-	const long row = (long)width * pitch;
-	float *tmp = scratch, *s = tmp + 2L * a->w * pitch;
-	strip(a, n, y0 * a->stride - a->pad, rows, 0, s, width, pitch, tmp);
-	for (int c = c0; c < c1; c += NR)
-		for (int y = y0; y < y1; y++) {
-			for (int k = 0; k < a->size; k++)
-				r[k] = (run){s + ((y - y0) * a->stride + k) * row, (long)a->stride * pitch, a->size * pitch};
-			direct_row(a, n, y, a->ow, c, r, a->size, a->weight + depth * c, add);
+	for (int u = u0; u < u1; u++) {
+		const int y0 = u * a->rows, y1 = mini(a->oh, y0 + a->rows);
+		sums_start(&sum, c0, c1);
+		if (a->skip[0]) project(a, n, y0, 0, (y1 - y0) * a->ow, c0, c1);
+		if (plain(a)) { // the rows of an image follow each other: one long row
+			int runs = 0;
+			for (; runs < 2 && a->src[runs]; runs++)
+				r[runs] = (run){a->src[runs] + ((long)n * a->h + y0) * a->w * a->c[runs], a->c[runs], a->c[runs]};
+			const int all = (y1 - y0) * a->ow;
+			for (int x = 0; x < all; x += PIXELS) {
+				for (int c = c0; c < c1; c += NR)
+					direct_pixels(a, n, y0, x, mini(PIXELS, all - x), c, r, runs, panel(a->weight, a->half, depth * c), add, &sum, x == 0);
+				sum.chunk = mini(PIXELS, all - x);
+				sums_merge(&sum, c1);
+			}
+			sums_write(a, &sum, n, u, c0, c1);
+			continue;
 		}
+		const int width = a->uw + 2 * a->pad, pitch = thin(a) ? roundup(a->cin, LANES) : a->cin;
+		const int rows = (y1 - y0 - 1) * a->stride + a->size, keep = u > u0 && a->size > a->stride ? a->size - a->stride : 0;
+		const long row = (long)width * pitch;
+		float *tmp = scratch, *s = tmp + 2L * a->w * pitch;
+		if (keep) memmove(s, s + (long)a->rows * a->stride * row, keep * row * sizeof *s);
+		strip(a, n, y0 * a->stride - a->pad, rows, keep, s, width, pitch, tmp);
+		if (thin(a)) {
+			for (int y = y0; y < y1; y++) {
+				thin_rows(a, n, y, s + (long)(y - y0) * a->stride * row, row, pitch, add, &sum, y == y0);
+				sum.chunk = a->ow;
+				sums_merge(&sum, c1);
+			}
+		} else {
+			const int together = a->size == 1 && a->stride == 1 && a->pad == 0; // the strip's rows follow each other, too
+			const int lines = together ? 1 : y1 - y0, all = together ? (y1 - y0) * a->ow : a->ow;
+			for (int x = 0; x < all; x += PIXELS)
+				for (int c = c0; c < c1; c += NR)
+					for (int y = 0; y < lines; y++) {
+						for (int k = 0; k < a->size; k++)
+							r[k] = (run){s + (y * a->stride + k) * row, (long)a->stride * pitch, a->size * pitch};
+						direct_pixels(a, n, y0 + y, x, mini(PIXELS, all - x), c, r, a->size, panel(a->weight, a->half, depth * c),
+							add, &sum, x + y == 0);
+					}
+			sum.chunk = (long)(y1 - y0) * a->ow;
+		}
+		sums_write(a, &sum, n, u, c0, c1);
+	}
 }
 
 static long direct_scratch(const conv_args *a) {
-	const long add = roundup(a->cout, NR) + LANES;
-	if (plain(a)) return add;
-	const long width = a->uw + 2 * a->pad, rows = (a->rows - 1L) * a->stride + a->size;
-	return add + 2L * a->w * a->cin + rows * width * a->cin + LANES;
-}
-
-// ------------------------------------------------------------------------------------------------ Winograd F(4x4,3x3)
-
-enum { TILES = 24 }; // tiles per block: V and M of a block stay in the second-level cache
-
-INL void bt6(const vf *d, int s, vf *o, int q) { // B^T d
-	vf d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], d5 = d[5 * s];
-	vf a = d4 - 4.0f * d2, b = d3 - 4.0f * d1, c = d4 - d2, e = d3 - d1;
-	o[0] = 4.0f * d0 + (d4 - 5.0f * d2);
-	o[q] = a + b;
-	o[2 * q] = a - b;
-	o[3 * q] = c + 2.0f * e;
-	o[4 * q] = c - 2.0f * e;
-	o[5 * q] = 4.0f * d1 + (d5 - 5.0f * d3);
-}
-
-INL void at6(const vf *m, int s, vf *o, int q) { // A^T m
-	vf p = m[s] + m[2 * s], r = m[s] - m[2 * s], u = m[3 * s] + m[4 * s], w = m[3 * s] - m[4 * s];
-	o[0] = m[0] + p + u;
-	o[q] = r + 2.0f * w;
-	o[2 * q] = p + 4.0f * u;
-	o[3 * q] = r + 8.0f * w + m[5 * s];
-}
-
-// winograd_pack: U = G g G^T in double, [36][panel][cin to LANES][NR].
-static void winograd_pack(const conv_args *a, const float *w, float *u) {
-	static const double G[6][3] = {{.25, 0, 0}, {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
-		{1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
-	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR);
-	memset(u, 0, 36 * cp * kp * sizeof *u);
-	for (long k = 0; k < a->cout; k++)
-		for (long c = 0; c < a->cin; c++) {
-			const float *g = w + (k * a->cin + c) * 9;
-			double t[6][3];
-			for (int i = 0; i < 6; i++)
-				for (int j = 0; j < 3; j++) t[i][j] = G[i][0] * g[j] + G[i][1] * g[3 + j] + G[i][2] * g[6 + j];
-			for (int i = 0; i < 6; i++)
-				for (int j = 0; j < 6; j++)
-					u[(i * 6 + j) * cp * kp + ((k / NR) * cp + c) * NR + k % NR] =
-						(float)(t[i][0] * G[j][0] + t[i][1] * G[j][1] + t[i][2] * G[j][2]);
-		}
-}
-
-// products: M = V U for one position: t x cp times cp x (c1-c0).
-static __attribute__((noinline)) void products(const float *v, long cp, int t, const float *u, int c0, int c1, float *m, long ldm) {
-	vf acc[MR][2];
-	for (int c = c0; c < c1; c += NR, u += cp * NR) {
-		const run r = {v, cp, cp};
-		float *o = m + (c - c0);
-		for (int i = 0; i < t; i += MR) {
-			const int n = mini(MR, t - i);
-			tile_any(n, 2, &r, 1, i, u, acc);
-			for (int j = 0; j < n; j++) store(o + (i + j) * ldm, acc[j][0]), store(o + (i + j) * ldm + LANES, acc[j][1]);
-		}
-	}
-}
-
-INL long winograd_width(const conv_args *a) { return roundup(a->ow, 4) + 2; }
-// A unit is the tile rows whose strip is in scratch at one time: enough of them for a good block of tiles.
-INL int winograd_unit(const conv_args *a) {
-	const int across = (a->ow + 3) / 4, rows = (a->rows + 3) / 4, want = (16 + across - 1) / across;
-	return want < rows ? want : rows;
-}
-
-static void winograd_task(const conv_args *a, int n, int y0, int y1, int c0, int c1, float *scratch) {
-	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR), ks = c1 - c0 + NR; // columns of M, with slack
-	const long pv = TILES * cp + 16, pm = TILES * ks + 16, width = winograd_width(a), row = width * cp;
-	const int across = (a->ow + 3) / 4, unit = winograd_unit(a);
-	float *add = scratch, *v = add + kp + LANES, *m = v + 36 * pv, *tmp = m + 36 * pm, *s = tmp + 2L * a->w * cp;
-	const long panels = roundup(c1, NR);
-	addend(a, n, add);
-	for (int y = y0; y < y1; y += 4 * unit) {
-		const int tiles_down = mini(unit, (y1 - y + 3) / 4), keep = y > y0 ? 2 : 0, rows = 4 * tiles_down + 2;
-		if (keep) memmove(s, s + 4L * unit * row, 2 * row * sizeof *s);
-		strip(a, n, y - 1, rows, keep, s, width, cp, tmp);
-		const int total = tiles_down * across;
-		for (int t0 = 0; t0 < total; t0 += TILES) {
-			const int count = mini(TILES, total - t0);
-			for (int t = 0; t < count; t++) {
-				const float *d = s + (t0 + t) / across * 4 * row + (t0 + t) % across * 4 * cp;
-				float *o = v + t * cp;
-				for (long c = 0; c < cp; c += LANES) {
-					vf x[36], z[36];
-					_Pragma("GCC unroll 6") for (int i = 0; i < 6; i++) {
-						_Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) x[i * 6 + j] = load(d + i * row + j * cp + c);
-					}
-					_Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) bt6(x + j, 6, z + j, 6);
-					_Pragma("GCC unroll 6") for (int i = 0; i < 6; i++) bt6(z + 6 * i, 1, x + 6 * i, 1);
-					_Pragma("GCC unroll 36") for (int p = 0; p < 36; p++) store(o + p * pv + c, x[p]);
-				}
-			}
-			for (int p = 0; p < 36; p++)
-				products(v + p * pv, cp, count, a->weight + p * cp * kp + (c0 / NR) * cp * NR, c0, panels, m + p * pm, ks);
-			for (int t = 0; t < count; t++) {
-				const int ty = y + (t0 + t) / across * 4, tx = (t0 + t) % across * 4;
-				const int hr = mini(4, a->oh - ty), wr = mini(4, a->ow - tx);
-				for (int c = c0; c < c1; c += LANES) {
-					const float *q = m + t * ks + (c - c0);
-					vf x[36], z[24], o[16];
-					_Pragma("GCC unroll 36") for (int p = 0; p < 36; p++) x[p] = load(q + p * pm);
-					_Pragma("GCC unroll 6") for (int j = 0; j < 6; j++) at6(x + j, 6, z + j, 6);
-					_Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) at6(z + 6 * i, 1, o + 4 * i, 1);
-					for (int i = 0; i < hr; i++)
-						for (int j = 0; j < wr; j++) put(a, n, ty + i, tx + j, c, o[4 * i + j], add);
-				}
-			}
-		}
-	}
-}
-
-static long winograd_scratch(const conv_args *a) {
-	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR), ks = a->split + NR;
-	return kp + LANES + 36 * (TILES * cp + 16) + 36 * (TILES * ks + 16) + 2L * a->w * cp +
-		(4L * winograd_unit(a) + 2) * winograd_width(a) * cp + LANES;
-}
-
-// ------------------------------------------------------------------------------------------------ entry points
-
-static long conv_packed(const conv_args *a) {
-	return a->form == FORM_WINOGRAD4 ? 36 * roundup(a->cin, LANES) * roundup(a->cout, NR)
-		: direct_depth(a) * roundup(a->cout, LANES);
-}
-
-static void conv_pack(const conv_args *a, const float *w, float *p) {
-	if (a->form == FORM_WINOGRAD4) winograd_pack(a, w, p);
-	else direct_pack(a, w, p);
-}
-
-static long conv_scratch(const conv_args *a) {
-	return a->form == FORM_WINOGRAD4 ? winograd_scratch(a) : direct_scratch(a);
-}
-
-static void conv_task(const conv_args *a, int n, int row_task, int split, float *scratch) {
-	const int y0 = row_task * a->rows, y1 = mini(a->oh, y0 + a->rows);
-	const int c0 = split * a->split, c1 = mini(a->cout, c0 + a->split);
-	if (a->form == FORM_WINOGRAD4) winograd_task(a, n, y0, y1, c0, c1, scratch);
-	else direct_task(a, n, y0, y1, c0, c1, scratch);
-	if (a->moments) {
-		float *mean = a->moments + ((long)n * a->row_tasks + row_task) * 2 * a->cout;
-		moments_ld(a->dst + ((long)n * a->oh + y0) * a->ow * a->cout + c0, (long)(y1 - y0) * a->ow, c1 - c0, a->cout,
-			mean + c0, mean + a->cout + c0);
-	}
+	const long base = addend_scratch(a) + sums_scratch(a) + LANES;
+	if (plain(a)) return base;
+	const long width = a->uw + 2 * a->pad, rows = (a->rows - 1L) * a->stride + a->size, pitch = roundup(a->cin, LANES);
+	return base + 2L * a->w * pitch + rows * width * pitch;
 }

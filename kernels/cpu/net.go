@@ -17,23 +17,10 @@ type conv struct {
 	w      kernels.ConvWeights // without Weight
 	packed unsafe.Pointer
 	bias   unsafe.Pointer
+	half   bool // packed is F16
 }
 
 func (c *conv) Weights() kernels.ConvWeights { return c.w }
-
-// form chooses the algorithm of one convolution. Winograd needs 4 times fewer multiplications but 4 times the weights,
-// so it pays where many pixels share them; at a few pixels, reading the weights is the whole cost.
-func form(w kernels.ConvWeights) kernels.ConvForm {
-	fits := w.Size == 3 && w.Stride == 1 && w.Pad == 1
-	many := w.Pixels >= 32*32 || w.Pixels == 0 && w.In*w.Out <= 256*256
-	switch {
-	case w.Form != kernels.Auto:
-		return w.Form
-	case fits && many && w.In >= 16 && w.Out >= 16:
-		return kernels.Winograd4
-	}
-	return kernels.Direct
-}
 
 // PrepareConv packs the weights for the chosen form.
 func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
@@ -43,8 +30,10 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	if err := w.Check(); err != nil {
 		return nil, fmt.Errorf("cpu: %w", err)
 	}
-	f := form(w)
-	a := C.conv_args{form: C.int(f), cin: C.int(w.In), cout: C.int(w.Out), size: C.int(w.Size)}
+	if w.Form == kernels.Auto {
+		w.Form = b.form(w)
+	}
+	a := C.conv_args{form: C.int(w.Form), cin: C.int(w.In), cout: C.int(w.Out), size: C.int(w.Size)}
 	n := int(C.call_conv_packed(b.lv, &a))
 	c := &conv{w: w, packed: b.malloc(n)}
 	if c.packed == nil {
@@ -57,80 +46,53 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 		}
 		copy(unsafe.Slice((*float32)(c.bias), w.Out), w.Bias)
 	}
-	c.w.Weight, c.w.Bias, c.w.Form = nil, nil, f
+	c.w.Weight, c.w.Bias = nil, nil
 	return c, nil
 }
 
-// plan cuts a convolution into tasks: bands of rows, and where the image is small, ranges of output channels, so that
-// the threads share the weights out instead of each reading all of them.
-func (b *Backend) plan(a *C.conv_args) {
-	panel := int(b.lv.panel)
-	panels := (int(a.cout) + panel - 1) / panel
-	oh, ow := int(a.oh), int(a.ow)
-	rows, splits := oh, 1
-	if a.form == C.FORM_WINOGRAD4 {
-		down, across := (oh+3)/4, (ow+3)/4
-		if down*across <= 64 {
-			splits = min(8, panels)
-		} else {
-			rows = 4 * max((down+15)/16, (15+across)/across)
-		}
-	} else if oh*ow <= 64 {
-		if int(a.cin)*int(a.cout) >= 1<<15 {
-			splits = min(8, panels)
-		}
-	} else {
-		rows = max((oh+15)/16, 64/ow)
-	}
-	perSplit := (panels + splits - 1) / splits
-	a.rows, a.row_tasks = C.int(rows), C.int((oh+rows-1)/rows)
-	a.split, a.splits = C.int(perSplit*panel), C.int((panels+perSplit-1)/perSplit)
-}
-
-// Conv2D runs the tasks of a convolution and joins their moments.
+// Conv2D deals the units of a convolution, and where they are few its output channels, out to the threads.
 func (b *Backend) Conv2D(k *kernels.Conv2D) {
 	c := k.Kernel.(*conv)
 	s := k.Src[0]
 	a := C.conv_args{
 		dst: cfloats(k.Dst), src: [2]*C.float{cfloats(s), cfloats(k.Src[1])}, affine: cfloats(k.Affine),
-		weight: (*C.float)(c.packed), bias: (*C.float)(c.bias), embed: cfloats(k.Embed), residual: cfloats(k.Residual),
-		c:   [2]C.int{C.int(s.C), C.int(k.Src[1].C)},
+		weight: c.packed, half: flag(c.half), bias: (*C.float)(c.bias), embed: cfloats(k.Embed), embeds: C.int(k.Embed.N),
+		residual: cfloats(k.Residual), c: [2]C.int{C.int(s.C), C.int(k.Src[1].C)},
 		act: C.int(k.Act), sampling: C.int(k.Sampling), rsampling: C.int(k.ResidualSampling), form: C.int(c.w.Form),
 		h: C.int(s.H), w: C.int(s.W), uh: C.int(k.Sampling.Size(s.H)), uw: C.int(k.Sampling.Size(s.W)),
 		oh: C.int(k.Dst.H), ow: C.int(k.Dst.W), cin: C.int(c.w.In), cout: C.int(c.w.Out),
 		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad),
 	}
-	b.plan(&a)
-	bands, splits := int(a.row_tasks), int(a.splits)
-	if k.Moments.Present() {
-		a.moments = ptr(b.grow(&b.shared, k.Dst.N*bands*2*c.w.Out))
+	if c.w.Form == kernels.WinogradUp { // the kernels are made for the image as it is
+		a.sampling, a.uh, a.uw = C.SAME, a.h, a.w
 	}
-	b.each(k.Dst.N*bands*splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
-		C.call_conv_task(b.lv, &a, C.int(t/(bands*splits)), C.int(t/splits%bands), C.int(t%splits), ptr(scratch))
+	if k.Shortcut != nil {
+		sc := k.Shortcut.(*conv)
+		a.skip = [2]*C.float{cfloats(k.Skip[0]), cfloats(k.Skip[1])}
+		a.cs = [2]C.int{C.int(k.Skip[0].C), C.int(k.Skip[1].C)}
+		a.skip_weight, a.skip_half, a.skip_bias = sc.packed, flag(sc.half), (*C.float)(sc.bias)
+		a.residual, a.rsampling = a.dst, C.SAME
+	}
+	p := b.plan(&a, k.Dst.N)
+	units := int(a.units)
+	if k.Moments.Present() {
+		a.moments = ptr(b.grow(&b.shared, k.Dst.N*units*2*c.w.Out))
+	}
+	b.each(k.Dst.N*p.groups*p.splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
+		n, group, split := t/(p.groups*p.splits), t/p.splits%p.groups, t%p.splits
+		u0, u1 := units*group/p.groups, units*(group+1)/p.groups
+		c0 := split * int(a.split)
+		C.call_conv_task(b.lv, &a, C.int(n), C.int(u0), C.int(u1), C.int(c0), C.int(min(c0+int(a.split), c.w.Out)), ptr(scratch))
 	})
 	if k.Moments.Present() {
-		b.join(k.Moments, bands, func(t int) int { return min(int(a.rows), k.Dst.H-t*int(a.rows)) * k.Dst.W })
+		b.join(k.Moments, units, int(a.rows)*k.Dst.W, k.Dst.Pixels())
 	}
 }
 
-// join merges the moments of the bands of each image, in order (Chan, Golub and LeVeque 1979). pixels(t) is the size of
-// band t.
-func (b *Backend) join(dst kernels.View, bands int, pixels func(t int) int) {
-	c := dst.C
+// join merges the moments in b.shared, those of units of the given number of pixels, the last one smaller.
+func (b *Backend) join(dst kernels.View, units, pixels, all int) {
 	for n := range dst.N {
-		out := floats(dst.Image(n))
-		part := b.shared[n*bands*2*c:][:bands*2*c]
-		for i := range c {
-			mean, m2, count := float64(part[i]), float64(part[c+i]), float64(pixels(0))
-			for t := 1; t < bands; t++ {
-				m, q, k := float64(part[t*2*c+i]), float64(part[t*2*c+c+i]), float64(pixels(t))
-				d := m - mean
-				mean += d * k / (count + k)
-				m2 += q + d*d*count*k/(count+k)
-				count += k
-			}
-			out[i], out[c+i] = float32(mean), float32(m2)
-		}
+		C.call_moments_join(b.lv, ptr(b.shared[n*units*2*dst.C:]), C.int(units), C.long(pixels), C.long(all), C.int(dst.C), cfloats(dst.Image(n)))
 	}
 }
 
@@ -140,14 +102,13 @@ const momentsBand = 4096
 // Moments sums bands of pixels in parallel and joins them.
 func (b *Backend) Moments(dst, x kernels.View) {
 	bands := (x.Pixels() + momentsBand - 1) / momentsBand
-	size := func(t int) int { return min(momentsBand, x.Pixels()-t*momentsBand) }
 	part := b.grow(&b.shared, x.N*bands*2*x.C)
 	b.each(x.N*bands, 0, func(t int, _ []float32) {
-		out := part[t*2*x.C:]
-		src := floats(x.Image(t / bands))[t%bands*momentsBand*x.C:]
-		C.call_moments(b.lv, ptr(src), C.long(size(t%bands)), C.int(x.C), ptr(out), ptr(out[x.C:]))
+		out, p0 := part[t*2*x.C:], t%bands*momentsBand
+		src := floats(x.Image(t / bands))[p0*x.C:]
+		C.call_moments(b.lv, ptr(src), C.long(min(momentsBand, x.Pixels()-p0)), C.int(x.C), ptr(out), ptr(out[x.C:]))
 	})
-	b.join(dst, bands, size)
+	b.join(dst, bands, momentsBand, x.Pixels())
 }
 
 // Norm is a handful of numbers per channel: it runs in Go, in float64, as in package ref.
@@ -169,7 +130,7 @@ func (b *Backend) Norm(a *kernels.Norm) {
 		dst := floats(a.Dst.Image(n))
 		var mod []float32
 		if a.Modulate.Present() {
-			mod = floats(a.Modulate.Image(n))
+			mod = floats(a.Modulate.Image(min(n, a.Modulate.N-1)))
 		}
 		width := c / a.Groups
 		for g := 0; g < c; g += width {

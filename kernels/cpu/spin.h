@@ -4,24 +4,32 @@
 #ifndef SPIN_H
 #define SPIN_H
 
+#include <stdint.h>
+
 enum { ACT_IDENTITY, ACT_SILU };
 enum { SAME, UP2, DOWN2 };
-enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD4 };
+enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD2, FORM_WINOGRAD4, FORM_WINOGRAD6, FORM_WINOGRAD_UP };
 
 typedef struct {
 	float *dst;
 	const float *src[2];
-	const float *affine, *weight, *bias, *embed, *residual;
-	float *moments; // per task: means, then squared deviations, of the task's rows
-	int c[2];       // channels of the sources
+	const float *affine, *bias, *embed, *residual;
+	const void *weight;       // packed, F32 or, with half, F16
+	const float *skip[2];     // sources of the shortcut; dst is the residual then
+	const void *skip_weight;
+	const float *skip_bias;
+	float *moments;           // per image and unit: means, then squared deviations
+	int c[2], cs[2];          // channels of the sources, of the shortcut's
+	int half, skip_half;
+	int embeds;               // images in embed: all, or one for all
 	int act, sampling, rsampling, form;
 	int h, w;       // size of the sources
 	int uh, uw;     // after resampling
 	int oh, ow, cin, cout, size, stride, pad;
-	int rows;       // output rows per task
-	int row_tasks;  // tasks along the rows
-	int splits;     // tasks along the output channels
-	int split;      // output channels per such task, a multiple of the panel width
+	int rows;       // output rows per unit
+	int units;      // per image
+	int tiles;      // Winograd tiles per block
+	int split;      // output channels per task, a multiple of the panel width
 } conv_args;
 
 typedef struct {
@@ -52,7 +60,9 @@ typedef struct {
 	long (*conv_packed)(const conv_args *);
 	void (*conv_pack)(const conv_args *, const float *oihw, float *packed);
 	long (*conv_scratch)(const conv_args *);
-	void (*conv_task)(const conv_args *, int n, int row_task, int split, float *scratch);
+	void (*conv_task)(const conv_args *, int n, int u0, int u1, int c0, int c1, float *scratch);
+	void (*moments_join)(const float *part, int units, long pixels, long all, int c, float *out);
+	int (*halve)(const float *, long n, uint16_t *); // F32 to F16; 0 where a number does not fit
 	void (*moments)(const float *x, long pixels, int c, float *mean, float *m2);
 	long (*attention_packed)(const attention_args *, long *kfloats); // floats of one head's keys and values
 	void (*attention_pack)(const attention_args *, int n, int head);

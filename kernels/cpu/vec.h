@@ -25,15 +25,31 @@ INL void storen(float *p, vf v, int n) {
 	store(t, v);
 	for (int i = 0; i < n; i++) p[i] = t[i];
 }
-INL vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
+// vmax(a, b) and vmin(a, b) are b where either is NaN.
+#if defined(__AVX512F__) && LANES == 16
+#include <immintrin.h>
+INL vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INL vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX__) && LANES == 8
+#include <immintrin.h>
+INL vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INL vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE__) && LANES == 4
+#include <immintrin.h>
+INL vf vmax(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INL vf vmin(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+#else
+INL vf vmax(vf a, vf b) { return (vf)(((vi)a & (a > b)) | ((vi)b & ~(a > b))); }
+INL vf vmin(vf a, vf b) { return (vf)(((vi)a & (a < b)) | ((vi)b & ~(a < b))); }
+#endif
+INL vf choose(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
 INL long roundup(long n, long m) { return (n + m - 1) / m * m; }
 INL int mini(int a, int b) { return a < b ? a : b; }
 
 // vexp is exp to about one unit in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial in r, times 2^n. The
 // argument is clamped to where the result is normal; below -87 it is under 1.7e-38, which no sum here can tell from 0.
 INL vf vexp(vf x) {
-	x = select(x > 88.3762626647950f, splat(88.3762626647950f), x);
-	x = select(x < -87.0f, splat(-87.0f), x);
+	x = vmax(splat(-87.0f), vmin(splat(88.3762626647950f), x));
 	const vf magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
 	vf n = x * 1.44269504088896341f + magic;
 	vi e = ((vi)n - (vi)magic) << 23;
@@ -48,6 +64,24 @@ INL vf vexp(vf x) {
 	p = p * r + 5.0000001201e-1f;
 	p = p * (r * r) + r + 1.0f;
 	return (vf)((vi)p + e);
+}
+
+// widen reads LANES weights, stored as F32 or as F16. F16 weights are finite: infinities need no care.
+INL vf widen(const void *p, int half) {
+	if (!half) return load(p);
+#if defined(__AVX512F__) && LANES == 16
+	return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__) && LANES == 8
+	return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+	typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+	vh h;
+	memcpy(&h, p, sizeof h);
+	const vi x = __builtin_convertvector(h, vi);
+	// The exponent's bias differs by 112; the product also makes subnormal numbers normal.
+	const vf v = (vf)((x & 0x7fff) << 13) * 0x1p112f;
+	return (vf)((vi)v | (x & 0x8000) << 16);
+#endif
 }
 
 INL vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }

@@ -13,6 +13,8 @@ type convCase struct {
 	n, h, w, cin, cout, size, stride int
 	skip                             int // channels of a second source, part of cin
 	affine, bias, embed, residual    bool
+	oneEmbed                         bool // one embedding for all images
+	shortcut                         int  // channels of the shortcut, in place of the residual; the second source has a third of them
 	act                              kernels.Activation
 	sampling, rsampling              kernels.Sampling
 	moments                          bool
@@ -33,6 +35,13 @@ var convCases = []convCase{
 	{n: 1, h: 16, w: 16, cin: 256, cout: 128, size: 3, affine: true, act: kernels.SiLU, bias: true, sampling: kernels.Up2, moments: true},
 	{n: 1, h: 32, w: 64, cin: 64, cout: 64, size: 3, affine: true, act: kernels.SiLU, bias: true, sampling: kernels.Down2, moments: true},
 	{n: 1, h: 16, w: 16, cin: 64, cout: 64, size: 3, bias: true, residual: true, rsampling: kernels.Up2},
+	{n: 1, h: 12, w: 256, cin: 32, cout: 32, size: 3, affine: true, act: kernels.SiLU, bias: true, shortcut: 96, moments: true},
+	{n: 1, h: 8, w: 8, cin: 256, cout: 256, size: 3, affine: true, act: kernels.SiLU, bias: true, shortcut: 384, moments: true},
+	{n: 2, h: 64, w: 64, cin: 32, cout: 32, size: 3, affine: true, act: kernels.SiLU, sampling: kernels.Up2, moments: true, mean: 10},
+	{n: 1, h: 64, w: 48, cin: 128, cout: 3, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
+	{n: 2, h: 9, w: 7, cin: 20, cout: 4, size: 3, bias: true, residual: true},
+	{n: 1, h: 9, w: 30, cin: 40, cout: 1, size: 3, stride: 2},
+	{n: 1, h: 9, w: 30, cin: 40, cout: 2, size: 5, shortcut: 12},
 	{n: 1, h: 16, w: 16, cin: 64, cout: 64, size: 3, bias: true, residual: true, rsampling: kernels.Down2, moments: true},
 	{n: 1, h: 8, w: 8, cin: 512, cout: 512, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
 	{n: 3, h: 1, w: 1, cin: 128, cout: 512, size: 1, act: kernels.SiLU, bias: true},
@@ -55,6 +64,10 @@ func (p *pixels) convCase() convCase {
 		size: 1 + 2*r.IntN(2), stride: 1, affine: r.IntN(2) == 0, bias: r.IntN(2) == 0, embed: r.IntN(2) == 0,
 		residual: r.IntN(2) == 0, act: kernels.Activation(r.IntN(2)), sampling: kernels.Sampling(r.IntN(3)),
 		rsampling: kernels.Sampling(r.IntN(3)), moments: r.IntN(2) == 0}
+	c.oneEmbed = r.IntN(2) == 0
+	if r.IntN(4) == 0 {
+		c.shortcut, c.residual = 1+r.IntN(50), false
+	}
 	if c.cin > 1 && r.IntN(2) == 0 {
 		c.skip = 1 + r.IntN(c.cin-1)
 	}
@@ -69,31 +82,26 @@ func (p *pixels) convCase() convCase {
 
 // Net checks every operation of the network side of b against the reference. With -short it leaves out large shapes.
 func Net(t *testing.T, b kernels.Backend) {
-	for _, form := range []kernels.ConvForm{kernels.Auto, kernels.Direct, kernels.Winograd4} {
-		for seed := range uint64(len(convCases) + 40) {
-			p := newPixels(b, 1000+seed)
-			p.t = t
-			var c convCase
-			if seed < uint64(len(convCases)) {
-				c = convCases[seed]
-			} else {
-				c = p.convCase()
-			}
-			if c.stride == 0 {
-				c.stride = 1
-			}
-			if testing.Short() && c.n*c.h*c.w*c.cin*c.cout > 1<<21 {
-				continue // for runs under a sanitizer
-			}
-			if form == kernels.Winograd4 && (c.size != 3 || c.stride != 1) {
-				continue
-			}
-			p.what = fmt.Sprintf("Conv2D, form %d, seed %d, %+v", form, seed, c)
-			p.conv(c, form)
-			p.free()
-			if t.Failed() {
-				t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
-			}
+	for seed := range uint64(len(convCases) + 40) {
+		p := newPixels(b, 1000+seed)
+		p.t = t
+		var c convCase
+		if seed < uint64(len(convCases)) {
+			c = convCases[seed]
+		} else {
+			c = p.convCase()
+		}
+		if c.stride == 0 {
+			c.stride = 1
+		}
+		if testing.Short() && c.n*c.h*c.w*c.cin*c.cout > 1<<21 {
+			continue // for runs under a sanitizer
+		}
+		p.what = fmt.Sprintf("Conv2D, seed %d, %+v", seed, c)
+		p.conv(c)
+		p.free()
+		if t.Failed() {
+			t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
 		}
 	}
 	for seed := range uint64(40) {
@@ -124,20 +132,18 @@ func (p *pixels) normal(n int, scale, mean float64) []float32 {
 // conv compares with the reference in the L2 norm. The yardstick is a naive float32 loop over the same input, whose own
 // error against the float64 sums of the reference is measured: a direct form may err twice as much, plus one unit for
 // the epilogue; Winograd F(4x4,3x3) eight times as much (its transforms amplify rounding by about 4 to 7, by channel
-// count). The vector exponential of SiLU and the affine add up to 6 units to each input value.
-func (p *pixels) conv(c convCase, form kernels.ConvForm) {
-	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Form: form,
+// count), F(6x6,3x3) twenty times, F(4x4,2x2) six times. The vector exponential of SiLU and the affine add up to 6 units to
+// each input value.
+func (p *pixels) conv(c convCase) {
+	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Up: c.sampling == kernels.Up2,
 		Weight: p.normal(c.cout*c.cin*c.size*c.size, 1/math.Sqrt(float64(c.cin*c.size*c.size)), 0)}
 	if c.bias {
 		weights.Bias = p.normal(c.cout, 1, 0)
 	}
-	kGot, err := p.b.PrepareConv(weights)
+	kWant, err := p.ref.PrepareConv(weights)
 	if err != nil {
 		p.t.Fatalf("%s: %v", p.what, err)
 	}
-	plain := weights
-	plain.Form = kernels.Auto
-	kWant, _ := p.ref.PrepareConv(plain)
 
 	oh, ow := weights.OutSize(c.sampling.Size(c.h)), weights.OutSize(c.sampling.Size(c.w))
 	src := [2]pair{p.put([4]int{c.n, c.h, c.w, c.cin - c.skip}, p.normal(c.n*c.h*c.w*(c.cin-c.skip), 1, c.mean))}
@@ -149,7 +155,11 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 		affine = p.random([4]int{c.n, 1, 2, c.cin})
 	}
 	if c.embed {
-		embed = p.random([4]int{c.n, 1, 1, c.cout})
+		images := c.n
+		if c.oneEmbed {
+			images = 1
+		}
+		embed = p.random([4]int{images, 1, 1, c.cout})
 	}
 	rh, rw := oh, ow
 	switch c.rsampling {
@@ -163,6 +173,17 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 	if c.residual {
 		residual = p.random([4]int{c.n, rh, rw, c.cout})
 	}
+	var skip [2]pair
+	var shortcut kernels.ConvWeights
+	if c.shortcut > 0 {
+		second := c.shortcut / 3
+		skip[0] = p.random([4]int{c.n, oh, ow, c.shortcut - second})
+		if second > 0 {
+			skip[1] = p.random([4]int{c.n, oh, ow, second})
+		}
+		shortcut = kernels.ConvWeights{Out: c.cout, In: c.shortcut, Size: 1, Stride: 1, Bias: p.normal(c.cout, 1, 0),
+			Weight: p.normal(c.cout*c.shortcut, 1/math.Sqrt(float64(c.shortcut)), 0)}
+	}
 	if c.moments {
 		moments = p.put([4]int{c.n, 1, 2, c.cout}, nil)
 	}
@@ -175,12 +196,16 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 	got.Embed, want.Embed = embed.got, embed.want
 	got.Residual, want.Residual = residual.got, residual.want
 	got.Moments, want.Moments = moments.got, moments.want
-	got.Kernel, want.Kernel = kGot, kWant
-	p.b.Conv2D(&got)
+	want.Kernel = kWant
+	if c.shortcut > 0 {
+		if got.Shortcut, err = p.b.PrepareConv(shortcut); err != nil {
+			p.t.Fatalf("%s: %v", p.what, err)
+		}
+		want.Shortcut, _ = p.ref.PrepareConv(shortcut)
+		got.Skip, want.Skip = [2]kernels.View{skip[0].got, skip[1].got}, [2]kernels.View{skip[0].want, skip[1].want}
+	}
 	p.ref.Conv2D(&want)
-	p.untouched(src[0], src[1], affine, embed, residual)
-
-	ref, out := p.reference(dst.want), p.read(dst.got)
+	ref := p.reference(dst.want)
 	u := p.input(want, c)
 	base := make([]float64, len(ref)) // what the epilogue adds
 	if residual.want.Present() {
@@ -193,7 +218,14 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 			base[i] += float64(v)
 		}
 	}
-	var errGot, errNaive, norm float64
+	if c.shortcut > 0 {
+		r := p.put([4]int{c.n, oh, ow, c.cout}, nil).want
+		p.ref.Conv2D(&kernels.Conv2D{Dst: r, Src: want.Skip, Kernel: want.Shortcut})
+		for i, v := range p.reference(r) {
+			base[i] += float64(v)
+		}
+	}
+	var errNaive, norm float64
 	uh, uw := c.sampling.Size(c.h), c.sampling.Size(c.w)
 	for i := range ref {
 		o, x, y, n := i%c.cout, i/c.cout%ow, i/c.cout/ow%oh, i/c.cout/ow/oh
@@ -201,7 +233,7 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 			base[i] += float64(weights.Bias[o])
 		}
 		if c.embed {
-			base[i] += float64(embed.data[n*c.cout+o])
+			base[i] += float64(embed.data[n*c.cout%len(embed.data)+o])
 		}
 		var sum float32
 		for ky := range c.size {
@@ -215,26 +247,44 @@ func (p *pixels) conv(c convCase, form kernels.ConvForm) {
 				}
 			}
 		}
-		d, e := float64(out[i])-float64(ref[i]), float64(sum)+base[i]-float64(ref[i])
-		if math.IsNaN(d) {
-			p.errorf("element %d is %v, the reference has %v", i, out[i], ref[i])
-			return
-		}
-		errGot, errNaive = errGot+d*d, errNaive+e*e
+		e := float64(sum) + base[i] - float64(ref[i])
+		errNaive += e * e
 		norm += float64(ref[i])*float64(ref[i]) + base[i]*base[i]
 	}
-	factor, units := 2.0, 2.0
-	if kGot.Weights().Form == kernels.Winograd4 {
-		factor = 8
-	}
+	units := 2.0
 	if c.act == kernels.SiLU || c.affine || c.sampling == kernels.Down2 {
 		units += 6
 	}
-	if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm); !(math.Sqrt(errGot) <= limit) {
-		p.errorf("L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g, the result's norm is %.3g", math.Sqrt(errGot), limit, math.Sqrt(errNaive), math.Sqrt(norm))
-	}
-	if c.moments {
-		p.sameMoments(moments.got, dst.got)
+	what := p.what
+	for form, factor := range map[kernels.ConvForm]float64{kernels.Auto: 20, kernels.Direct: 2, kernels.Winograd2: 2,
+		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6} {
+		if form >= kernels.Winograd2 && (c.size != 3 || c.stride != 1) || form == kernels.WinogradUp && !weights.Up {
+			continue
+		}
+		p.what = fmt.Sprintf("%s, form %v", what, form)
+		weights.Form = form
+		if got.Kernel, err = p.b.PrepareConv(weights); err != nil {
+			p.t.Fatalf("%s: %v", p.what, err)
+		}
+		nan := p.normal(dst.got.Len(), math.NaN(), 0) // what is not written is found
+		p.b.Upload(dst.got, nan)
+		p.b.Conv2D(&got)
+		p.untouched(src[0], src[1], affine, embed, residual, skip[0], skip[1])
+		var sum float64
+		for i, v := range p.read(dst.got) {
+			d := float64(v) - float64(ref[i])
+			if math.IsNaN(d) {
+				p.errorf("element %d is %v, the reference has %v", i, v, ref[i])
+				return
+			}
+			sum += d * d
+		}
+		if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm); !(math.Sqrt(sum) <= limit) {
+			p.errorf("L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g, the result's norm is %.3g", math.Sqrt(sum), limit, math.Sqrt(errNaive), math.Sqrt(norm))
+		}
+		if c.moments {
+			p.sameMoments(moments.got, dst.got)
+		}
 	}
 }
 

@@ -79,9 +79,12 @@ func (b *Backend) Conv2D(a *kernels.Conv2D) {
 		if a.Residual.Present() {
 			res = resample(image(a.Residual, n), a.Residual.H, a.Residual.W, w.Out, a.ResidualSampling)
 		}
+		if a.Shortcut != nil {
+			res = shortcut(a, n)
+		}
 		var embed []float32
 		if a.Embed.Present() {
-			embed = floats(a.Embed.Image(n))
+			embed = floats(a.Embed.Image(min(n, a.Embed.N-1)))
 		}
 		each(oh, func(y int) {
 			for x := range ow {
@@ -117,6 +120,27 @@ func (b *Backend) Conv2D(a *kernels.Conv2D) {
 	if a.Moments.Present() {
 		b.Moments(a.Moments, a.Dst)
 	}
+}
+
+// shortcut is the 1x1 convolution that stands in place of the residual, for image n.
+func shortcut(a *kernels.Conv2D, n int) []float64 {
+	kernel := a.Shortcut.(*conv)
+	in := &kernels.Conv2D{Src: a.Skip}
+	u, h, w := convInput(in, n, kernel.w.In)
+	out := make([]float64, h*w*kernel.w.Out)
+	for p := range h * w {
+		for o := range kernel.w.Out {
+			sum := 0.0
+			for i := range kernel.w.In {
+				sum += u[p*kernel.w.In+i] * float64(kernel.k[o*kernel.w.In+i])
+			}
+			if kernel.w.Bias != nil {
+				sum += float64(kernel.w.Bias[o])
+			}
+			out[p*kernel.w.Out+o] = sum
+		}
+	}
+	return out
 }
 
 // convInput is u of kernels.Conv2D for image n, with its size.
@@ -188,7 +212,7 @@ func (*Backend) Norm(a *kernels.Norm) {
 		dst, gamma, beta := floats(a.Dst.Image(n)), floats(a.Gamma), floats(a.Beta)
 		var mod []float32
 		if a.Modulate.Present() {
-			mod = floats(a.Modulate.Image(n))
+			mod = floats(a.Modulate.Image(min(n, a.Modulate.N-1)))
 		}
 		width := c / a.Groups
 		for g := range a.Groups {

@@ -1,0 +1,148 @@
+//go:build cgo
+
+package cpu
+
+// #include "call.h"
+import "C"
+
+import (
+	"math"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// shape is what the choice of an algorithm knows of a convolution.
+type shape struct {
+	form           kernels.ConvForm
+	in, out        int // channels as packed
+	tile, edge     int // outputs and inputs along a Winograd tile
+	kernels, depth int // kernels of a form; products per output of the direct form
+}
+
+func (b *Backend) shape(w kernels.ConvWeights, f kernels.ConvForm) shape {
+	up := func(n, m int) int { return (n + m - 1) / m * m }
+	s := shape{form: f, in: up(w.In, int(b.lv.lanes)), out: up(w.Out, int(b.lv.panel)), kernels: 1, depth: w.Size * w.Size * w.In}
+	switch f {
+	case kernels.Winograd2:
+		s.tile, s.edge = 2, 4
+	case kernels.Winograd4:
+		s.tile, s.edge = 4, 6
+	case kernels.Winograd6:
+		s.tile, s.edge = 6, 8
+	case kernels.WinogradUp:
+		s.tile, s.edge, s.kernels = 4, 5, 4
+	}
+	return s
+}
+
+// weights is the number of packed weights.
+func (s shape) weights() int {
+	if s.tile == 0 {
+		return s.depth * s.out
+	}
+	return s.kernels * s.edge * s.edge * s.in * s.out
+}
+
+// cost estimates the cycles of a convolution with pixels outputs on one of two threads. The register tile makes two
+// vectors of products a cycle; a transform takes about as many operations per vector and tile as it has loads, sums and
+// stores, at three a cycle; weights stream from memory at some bytes a cycle, partly hidden behind the products.
+func (s shape) cost(lanes, pixels float64) float64 {
+	perVector := float64(s.in*s.out) / lanes / 2
+	if s.tile == 0 {
+		products := pixels * float64(s.depth*s.out) / lanes / 2
+		return products*1.1 + 4*float64(s.weights())/12
+	}
+	side := math.Sqrt(pixels / float64(s.kernels))
+	tiles := math.Pow(math.Ceil(side/float64(s.tile)), 2) * float64(s.kernels)
+	edge, tile := float64(s.edge), float64(s.tile)
+	in := edge*edge*2 + 2*edge*edge*2 // loads and stores, two passes of about two operations per value
+	out := edge*edge + tile*tile*3 + edge*(edge+tile)*2
+	transforms := tiles * (float64(s.in)*in + float64(s.out)*out) / lanes / 3
+	return tiles*edge*edge*perVector*1.1 + transforms + 4*float64(s.weights())/12
+}
+
+// form chooses the algorithm of one convolution: the one of least cost at the number of pixels that the weights will
+// mostly meet.
+func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
+	best := kernels.Direct
+	if w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.In < int(b.lv.lanes) || w.Out <= 4 {
+		return best
+	}
+	pixels := float64(w.Pixels)
+	if pixels == 0 {
+		pixels = 64 * 64
+	}
+	lanes := float64(b.lv.lanes)
+	least := b.shape(w, best).cost(lanes, pixels)
+	for _, f := range []kernels.ConvForm{kernels.Winograd2, kernels.Winograd4, kernels.Winograd6, kernels.WinogradUp} {
+		if f == kernels.WinogradUp && !w.Up {
+			continue
+		}
+		if c := b.shape(w, f).cost(lanes, pixels); c < least {
+			best, least = f, c
+		}
+	}
+	return best
+}
+
+// plan is how a convolution is dealt out: every image's units in groups, its output channels in splits.
+type plan struct{ groups, splits int }
+
+// plan cuts a convolution into units, by its shape alone, and into tasks, by the number of threads.
+func (b *Backend) plan(a *C.conv_args, images int) plan {
+	ceil := func(n, m int) int { return (n + m - 1) / m }
+	s := b.shape(kernels.ConvWeights{In: int(a.cin), Out: int(a.cout), Size: int(a.size)}, kernels.ConvForm(a.form))
+	panels := ceil(int(a.cout), int(b.lv.panel))
+	oh, ow := int(a.oh), int(a.ow)
+	if s.tile == 0 {
+		rows := max(1, 64/ow)
+		if 4*s.weights() > 1<<18 { // as few passes over the weights as it makes sense
+			rows = max(rows, min(oh, 1024/ow))
+		}
+		a.rows = C.int(rows)
+		if oh*ow <= 64 {
+			a.rows = a.oh
+		}
+	} else {
+		gh, gw := oh, ow
+		if s.kernels == 4 {
+			gh, gw = oh/2, ow/2
+		}
+		down, across := ceil(gh, s.tile), ceil(gw, s.tile)
+		// Tiles per block: many where the weights are large, because every block reads them all, as far as the block
+		// itself fits the cache.
+		bytes := 4 * s.weights()
+		tiles := 24
+		switch {
+		case bytes > 12<<20:
+			tiles = 96
+		case bytes > 2<<20:
+			tiles = 48
+		}
+		tiles = max(16, min(tiles, (4<<20)/(4*s.edge*s.edge*(s.in+s.out))))
+		per := min(down, max(1, tiles/across))
+		per = ceil(down, ceil(down, per))
+		a.tiles = C.int(min(tiles, per*across))
+		a.rows = C.int(per * s.tile)
+		if s.kernels == 4 {
+			a.rows *= 2
+		}
+	}
+	units := ceil(oh, int(a.rows))
+	a.units = C.int(units)
+	p := plan{1, 1}
+	if b.threads > 1 {
+		want := 4 * b.threads
+		p.groups = min(units, ceil(want, images))
+		if p.groups*images < b.threads || units*images < 3*b.threads && units*images%b.threads != 0 {
+			p.splits = min(panels, ceil(2*b.threads, p.groups*images))
+		}
+		if s.tile == 0 && s.weights() < 1<<15 {
+			p.splits = 1
+		}
+	}
+	split := ceil(panels, p.splits)
+	p.splits = ceil(panels, split)
+	a.split = C.int(split * int(b.lv.panel))
+	return p
+}

@@ -1,0 +1,253 @@
+// Winograd's minimal filtering for 3x3 kernels of stride 1 (Lavin and Gray, arXiv 1509.09308): per tile of A x A inputs,
+//
+//	Y = A^T [ (G g G^T) . (B^T d B) ] A
+//
+// M x M outputs from (M+R-1)^2 products instead of (M R)^2. The products over channels are matrix products, one for each
+// of the A*A positions, on the register tile of the direct form. V and M hold a block of tiles, position by position,
+// padded by 64 bytes, or all the streams would fall into one set of the cache.
+//
+//	F(2x2), F(4x4), F(6x6)   R = 3
+//	up                       nearest-x2 and then 3x3 is, for each of the four parities of the output, a 2x2 kernel on the small
+//	                         image: F(4x4,2x2), 25 products for 16 outputs. All four share a strip.
+
+INL void bt(const int A, const vf *d, vf *o, const int q) { // B^T d
+	if (A == 4) {
+		o[0] = d[0] - d[2], o[q] = d[1] + d[2], o[2 * q] = d[2] - d[1], o[3 * q] = d[1] - d[3];
+	} else if (A == 5) { // points 0, 1, -1, 2
+		const vf a = d[3] - d[1], b = d[1] + d[1], c = b - d[3];
+		o[0] = 2.0f * (d[0] - d[2]) + a;
+		o[q] = c + d[2];
+		o[2 * q] = 3.0f * d[2] - (b + d[3]);
+		o[3 * q] = a;
+		o[4 * q] = (d[4] - d[2]) - 2.0f * a;
+	} else if (A == 6) {
+		const vf a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = d[3] - d[1];
+		o[0] = 4.0f * d[0] + (d[4] - 5.0f * d[2]);
+		o[q] = a + b, o[2 * q] = a - b;
+		o[3 * q] = c + 2.0f * e, o[4 * q] = c - 2.0f * e;
+		o[5 * q] = 4.0f * d[1] + (d[5] - 5.0f * d[3]);
+	} else {
+		o[0] = (d[0] - d[6]) + 5.25f * (d[4] - d[2]);
+		o[7 * q] = (d[7] - d[1]) + 5.25f * (d[3] - d[5]);
+		vf a = (d[2] + d[6]) - 4.25f * d[4], b = (d[1] + d[5]) - 4.25f * d[3];
+		o[q] = a + b, o[2 * q] = a - b;
+		a = d[6] + 0.25f * d[2] - 1.25f * d[4], b = 0.5f * d[1] - 2.5f * d[3] + 2.0f * d[5];
+		o[3 * q] = a + b, o[4 * q] = a - b;
+		a = d[6] + 4.0f * d[2] - 5.0f * d[4], b = 2.0f * d[1] - 2.5f * d[3] + 0.5f * d[5];
+		o[5 * q] = a + b, o[6 * q] = a - b;
+	}
+}
+
+INL void at(const int A, const vf *m, vf *o) { // A^T m
+	if (A == 4) {
+		o[0] = m[0] + (m[1] + m[2]), o[1] = (m[1] - m[2]) - m[3];
+	} else if (A == 5) {
+		const vf p = m[1] + m[2], r = m[1] - m[2];
+		o[0] = m[0] + p + m[3], o[1] = r + 2.0f * m[3], o[2] = p + 4.0f * m[3], o[3] = r + 8.0f * m[3] + m[4];
+	} else if (A == 6) {
+		const vf p = m[1] + m[2], r = m[1] - m[2], u = m[3] + m[4], w = m[3] - m[4];
+		o[0] = m[0] + p + u, o[1] = r + 2.0f * w, o[2] = p + 4.0f * u, o[3] = r + 8.0f * w + m[5];
+	} else {
+		const vf p = m[1] + m[2], r = m[1] - m[2], u = m[3] + m[4], w = m[3] - m[4], x = m[5] + m[6], y = m[5] - m[6];
+		o[0] = m[0] + p + u + x;
+		o[1] = r + 2.0f * w + 0.5f * y;
+		o[2] = p + 4.0f * u + 0.25f * x;
+		o[3] = r + 8.0f * w + 0.125f * y;
+		o[4] = p + 16.0f * u + 0.0625f * x;
+		o[5] = r + 32.0f * w + 0.03125f * y + m[7];
+	}
+}
+
+// Outputs per tile edge, inputs per tile edge, kernels (parities of the output).
+INL int form_m(int form) { return form == FORM_WINOGRAD2 ? 2 : form == FORM_WINOGRAD6 ? 6 : 4; }
+INL int form_a(int form) { return form == FORM_WINOGRAD2 ? 4 : form == FORM_WINOGRAD6 ? 8 : form == FORM_WINOGRAD_UP ? 5 : 6; }
+INL int form_kernels(int form) { return form == FORM_WINOGRAD_UP ? 4 : 1; }
+
+// winograd_filter: U = G g G^T in double.
+static void winograd_filter(int form, const double g[3][3], double u[8][8]) {
+	static const double G2[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+	static const double G5[5][3] = {{.5, 0}, {.5, .5}, {1 / 6., -1 / 6.}, {1 / 6., 1 / 3.}, {0, 1}};
+	static const double G4[6][3] = {{.25, 0, 0}, {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
+		{1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
+	static const double G6[8][3] = {{1, 0, 0}, {-2 / 9., -2 / 9., -2 / 9.}, {-2 / 9., 2 / 9., -2 / 9.}, {1 / 90., 1 / 45., 2 / 45.},
+		{1 / 90., -1 / 45., 2 / 45.}, {32 / 45., 16 / 45., 8 / 45.}, {32 / 45., -16 / 45., 8 / 45.}, {0, 0, 1}};
+	const double(*G)[3] = form == FORM_WINOGRAD2 ? G2 : form == FORM_WINOGRAD_UP ? G5 : form == FORM_WINOGRAD4 ? G4 : G6;
+	const int A = form_a(form);
+	double t[8][3];
+	for (int i = 0; i < A; i++)
+		for (int j = 0; j < 3; j++) t[i][j] = G[i][0] * g[0][j] + G[i][1] * g[1][j] + G[i][2] * g[2][j];
+	for (int i = 0; i < A; i++)
+		for (int j = 0; j < A; j++) u[i][j] = t[i][0] * G[j][0] + t[i][1] * G[j][1] + t[i][2] * G[j][2];
+}
+
+// parity is the 2x2 kernel that g is for the outputs of row parity p and column parity q of an image enlarged by
+// repetition: taps that meet the same pixel are summed.
+static void parity(const double g[3][3], int p, int q, double f[3][3]) {
+	memset(f, 0, 9 * sizeof(double));
+	for (int i = 0; i < 3; i++)
+		for (int j = 0; j < 3; j++) f[(i + 1 - p) / 2][(j + 1 - q) / 2] += g[i][j];
+}
+
+// winograd_pack writes [kernel][position][panel][cin to LANES][NR].
+static void winograd_pack(const conv_args *a, const float *w, float *u) {
+	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR);
+	const int A = form_a(a->form), kernels = form_kernels(a->form);
+	memset(u, 0, kernels * A * A * cp * kp * sizeof *u);
+	for (long k = 0; k < a->cout; k++)
+		for (long c = 0; c < a->cin; c++) {
+			double g[3][3], f[3][3], t[8][8];
+			for (int i = 0; i < 9; i++) g[i / 3][i % 3] = w[(k * a->cin + c) * 9 + i];
+			for (int kernel = 0; kernel < kernels; kernel++) {
+				if (kernels == 4) parity(g, kernel / 2, kernel % 2, f);
+				else memcpy(f, g, sizeof f);
+				winograd_filter(a->form, f, t);
+				for (int p = 0; p < A * A; p++)
+					u[(kernel * A * A + p) * cp * kp + ((k / NR) * cp + c) * NR + k % NR] = (float)t[p / A][p % A];
+			}
+		}
+}
+
+// products: M = V U for one position: t x cp times cp x (c1-c0).
+static __attribute__((noinline)) void products(const float *v, long cp, int t, const void *u, int half, int c0, int c1, float *m, long ldm) {
+	for (int c = c0; c < c1; c += NR, u = panel(u, half, cp * NR), m += NR) {
+		const run r = {v, cp, cp};
+		for (int i = 0; i < t;) {
+			const int n = even(t - i);
+			vf s[MR][2];
+#define SIZE(n) case n: { \
+		enum { M = n <= MR ? n : 1 }; \
+		if (half) tile(M, 2, 1, &r, 1, i, u, s); \
+		else tile(M, 2, 0, &r, 1, i, u, s); \
+		_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) store(m + (i + j) * ldm, s[j][0]), store(m + (i + j) * ldm + LANES, s[j][1]); \
+	} break;
+			switch (n) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
+#undef SIZE
+			i += n;
+		}
+	}
+}
+
+// The grid of tiles covers the output, or for up the small image.
+INL int grid_h(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uh : a->oh; }
+INL int grid_w(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uw : a->ow; }
+
+// Floats of the parts of scratch.
+INL long winograd_across(const conv_args *a) { return (grid_w(a) + form_m(a->form) - 1) / form_m(a->form); }
+INL long winograd_width(const conv_args *a) { return winograd_across(a) * form_m(a->form) + 2; }
+INL long winograd_pv(const conv_args *a) { return a->tiles * roundup(a->cin, LANES) + 16; }
+INL long winograd_pm(const conv_args *a) { return a->tiles * (roundup(a->split, NR) + NR) + 16; }
+
+// transform writes B^T d B of the tile at d, channel by channel, to position p of o at o + p*pv.
+INL void transform(const int A, const float *d, long row, long cp, float *o, long pv) {
+	for (long c = 0; c < cp; c += LANES) {
+		vf z[8 * 8], x[8], y[8];
+		_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) {
+			_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) x[i] = load(d + i * row + j * cp + c);
+			bt(A, x, z + j, A);
+		}
+		_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) {
+			bt(A, z + i * A, y, 1);
+			_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) store(o + (i * A + j) * pv + c, y[j]);
+		}
+	}
+}
+
+INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch, const int A, const int M, const int kernels) {
+	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR), width = winograd_width(a), row = width * cp;
+	const long pv = winograd_pv(a), pm = winograd_pm(a), ks = roundup(a->split, NR) + NR; // columns of M, with slack
+	const int across = winograd_across(a), gh = grid_h(a), gw = grid_w(a), step = kernels == 4 ? 2 : 1, up = a->rows / step;
+	float *add = scratch, *sp = add + addend_scratch(a), *v = sp + sums_scratch(a), *m = v + A * A * pv, *tmp = m + A * A * pm;
+	float *s = tmp + 2L * a->w * cp;
+	sums sum = sums_open(a, sp);
+	addend(a, n, add);
+	for (int unit = u0; unit < u1; unit++) {
+		const int y0 = unit * up, y1 = mini(gh, y0 + up), down = (y1 - y0 + M - 1) / M, keep = unit > u0 ? 2 : 0;
+		if (keep) memmove(s, s + up * row, 2 * row * sizeof *s);
+		strip(a, n, y0 - 1, down * M + 2, keep, s, width, cp, tmp);
+		sums_start(&sum, c0, c1);
+		const int total = down * across, blocks = (total + a->tiles - 1) / a->tiles, size = (total + blocks - 1) / blocks;
+		for (int t0 = 0; t0 < total; t0 += size) {
+			const int count = mini(size, total - t0);
+			if (a->skip[0])
+				for (int t = t0; t < t0 + count;) { // the pixels of the block's tiles, row by row
+					const int ty = t / across, tx = t % across, k = mini(across - tx, t0 + count - t);
+					const int left = tx * M, right = mini(gw, (tx + k) * M), top = y0 + ty * M, bottom = mini(gh, top + M);
+					for (int y = top * step; y < bottom * step; y++) project(a, n, y, left * step, (right - left) * step, c0, c1);
+					t += k;
+				}
+			for (int kernel = 0; kernel < kernels; kernel++) {
+				const int py = kernel / 2, px = kernel % 2;
+				for (int t = t0; t < t0 + count; t++)
+					transform(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * cp, pv);
+				for (int p = 0; p < A * A; p++)
+					products(v + p * pv, cp, count, panel(a->weight, a->half, (kernel * A * A + p) * cp * kp + c0 * cp), a->half, c0, c1, m + p * pm, ks);
+				for (int t = 0; t < count; t++) {
+					const int ty = y0 + (t0 + t) / across * M, tx = (t0 + t) % across * M, hr = mini(M, gh - ty), wr = mini(M, gw - tx);
+					for (int c = c0; c < mini(c1, a->cout); c += LANES) {
+						const float *q = m + t * ks + (c - c0);
+						vf x[8], y[8], z[8 * 8], o[8];
+						_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) {
+							_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) x[i] = load(q + (i * A + j) * pm);
+							at(A, x, y);
+							_Pragma("GCC unroll 8") for (int i = 0; i < M; i++) z[i * A + j] = y[i];
+						}
+						partial part;
+						if (sum.pivot) part = partial_start(&sum, c);
+						for (int i = 0; i < hr; i++) {
+							at(A, z + i * A, o);
+							complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, wr, add);
+							if (sum.pivot) gather(&part, t0 + t + i + kernel == 0, o, wr);
+						}
+						if (sum.pivot) partial_end(&sum, c, &part);
+					}
+					sum.chunk += (long)hr * wr;
+				}
+			}
+			sums_merge(&sum, c1);
+		}
+		sums_write(a, &sum, n, unit, c0, c1);
+	}
+}
+
+#define WINOGRAD(name, A, M, kernels) \
+	static __attribute__((noinline)) void name(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) { \
+		winograd_units(a, n, u0, u1, c0, c1, scratch, A, M, kernels); \
+	}
+WINOGRAD(winograd2, 4, 2, 1)
+WINOGRAD(winograd4, 6, 4, 1)
+WINOGRAD(winograd6, 8, 6, 1)
+WINOGRAD(winograd_up, 5, 4, 4)
+#undef WINOGRAD
+
+static long winograd_scratch(const conv_args *a) {
+	const long cp = roundup(a->cin, LANES), A = form_a(a->form), up = a->rows / (a->form == FORM_WINOGRAD_UP ? 2 : 1);
+	return addend_scratch(a) + sums_scratch(a) + A * A * (winograd_pv(a) + winograd_pm(a)) + 2L * a->w * cp +
+		(up + form_m(a->form) + 2) * winograd_width(a) * cp + LANES;
+}
+
+// ------------------------------------------------------------------------------------------------ entry points
+
+// conv_packed is the number of weights as packed.
+static long conv_packed(const conv_args *a) {
+	if (a->form != FORM_DIRECT)
+		return form_kernels(a->form) * form_a(a->form) * form_a(a->form) * roundup(a->cin, LANES) * roundup(a->cout, NR);
+	return thin(a) ? (long)a->size * a->size * a->cout * roundup(a->cin, LANES) : direct_depth(a) * roundup(a->cout, LANES);
+}
+
+static void conv_pack(const conv_args *a, const float *w, float *p) {
+	if (a->form != FORM_DIRECT) winograd_pack(a, w, p);
+	else direct_pack(a, w, p);
+}
+
+static long conv_scratch(const conv_args *a) { return a->form != FORM_DIRECT ? winograd_scratch(a) : direct_scratch(a); }
+
+// conv_task computes units [u0, u1) and channels [c0, c1) of image n.
+static void conv_task(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) {
+	switch (a->form) {
+	case FORM_WINOGRAD2: winograd2(a, n, u0, u1, c0, c1, scratch); break;
+	case FORM_WINOGRAD4: winograd4(a, n, u0, u1, c0, c1, scratch); break;
+	case FORM_WINOGRAD6: winograd6(a, n, u0, u1, c0, c1, scratch); break;
+	case FORM_WINOGRAD_UP: winograd_up(a, n, u0, u1, c0, c1, scratch); break;
+	default: direct_units(a, n, u0, u1, c0, c1, scratch);
+	}
+}
