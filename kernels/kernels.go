@@ -136,21 +136,16 @@ const (
 	WinogradUp                 // F(4x4,2x2), for each of the four parities of an enlarged image; needs Up
 )
 
-func (f ConvForm) String() string {
-	switch f {
-	case Direct:
-		return "direct"
-	case Winograd2:
-		return "winograd2"
-	case Winograd4:
-		return "winograd4"
-	case Winograd6:
-		return "winograd6"
-	case WinogradUp:
-		return "winograd-up"
-	}
-	return "auto"
+var convForms = [...]string{
+	Auto:       "auto",
+	Direct:     "direct",
+	Winograd2:  "winograd2",
+	Winograd4:  "winograd4",
+	Winograd6:  "winograd6",
+	WinogradUp: "winograd-up",
 }
+
+func (f ConvForm) String() string { return convForms[f] }
 
 // Conv is a convolution prepared by a backend.
 type Conv interface {

@@ -22,3 +22,4 @@ static void call_adam(const level *l, float *x, float *m, float *v, const float 
 static void call_horizontal(const level *l, const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count, const int *offset, const float *w, float *scratch) { l->horizontal(src, dst, rows, cols, out, c, first, count, offset, w, scratch); }
 static void call_finish(const level *l, float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha, const float *add, float beta) { l->finish(dst, u, cols, c, row, col, rho, alpha, add, beta); }
 static void call_filter_row(const level *l, float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c) { l->filter_row(dst, src, pitch, len, dy, dx, w, taps, c); }
+static float call_fma_chains(const level *l, long steps) { return l->fma_chains(steps); }

@@ -5,8 +5,10 @@
 //	conv_template.h       convolutions: input strip, direct, Winograd F(4x4,3x3), epilogue, moments
 //	attention_template.h  attention without the matrix of scores
 //	image_template.h      the pixel-space steps
+//	peak_template.h       what the processor can do at most
 //	level_*.c             the templates for one instruction set each
 //	net.go, image.go      how an operation is cut into tasks
+//	peak.go               the machine's limits, for measurements
 //
 // An operation is cut into tasks by its shape alone, and a task's arithmetic does not depend on who runs it, so results
 // are the same bytes for any number of threads.

@@ -53,6 +53,8 @@ typedef struct {
 	int mask1;
 } blend_args;
 
+enum { FMA_CHAINS = 12 };
+
 typedef struct {
 	int lanes; // floats per vector
 	int panel; // output channels per packed panel
@@ -80,6 +82,7 @@ typedef struct {
 	void (*finish)(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,
 		const float *add, float beta);
 	void (*filter_row)(float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c);
+	float (*fma_chains)(long steps); // FMA_CHAINS vectors, one multiply-add each per step; the result has no meaning
 } level;
 
 const level *spin_level_base(void);

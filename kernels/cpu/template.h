@@ -4,6 +4,7 @@
 #include "winograd_template.h"
 #include "attention_template.h"
 #include "image_template.h"
+#include "peak_template.h"
 
 const level *LEVEL(void) {
 	static const level table = {
@@ -14,6 +15,7 @@ const level *LEVEL(void) {
 		.attention_rows = attention_rows, .attention_task = attention_task,
 		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
+		.fma_chains = fma_chains,
 	};
 	return &table;
 }
