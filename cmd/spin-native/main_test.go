@@ -412,6 +412,40 @@ func TestCheckAndInfo(t *testing.T) {
 	require.Contains(t, ok(t, "devices"), "cpu")
 }
 
+func TestBench(t *testing.T) {
+	prior := tinyPrior(t, nil)
+	args := []string{"bench", "--model", prior, "--size", "32", "--runs", "2"}
+	require.Equal(t, 1, strings.Count(ok(t, args...), "\n"))
+	var r benchReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, append(args, "--json")...)), &r))
+	require.Nil(t, r.Profile)
+
+	args = append(args, "--layers")
+	require.NoError(t, json.Unmarshal([]byte(ok(t, append(args, "--json")...)), &r))
+	require.Len(t, r.Ms, 2)
+	var gflop, ms float64
+	blocks := map[string]bool{}
+	for _, l := range r.Profile.Layers {
+		gflop, ms, blocks[l.Block] = gflop+l.GFLOP, ms+l.Ms, true
+	}
+	require.InDelta(t, r.GFLOP, gflop, 1e-9)
+	require.Less(t, ms, r.MsMin)
+	for _, name := range []string{"time_embed", "input_blocks.0", "middle_block.1", "output_blocks.3", "out"} {
+		require.True(t, blocks[name], name)
+	}
+	require.NotEmpty(t, r.Profile.Kinds)
+	require.Equal(t, cpu.Levels()[0] != "ref", r.Profile.PeakGFLOPS > 0)
+
+	text := ok(t, args...)
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, prior) { // the path may be long
+			require.LessOrEqual(t, len(line), 140, line)
+		}
+	}
+	require.Contains(t, text, "input_blocks.1")
+	require.Contains(t, text, "GFLOP/s")
+}
+
 // TestPhotoPrior is the program's main job on a small crop: the built-in prior makes the picture better.
 func TestPhotoPrior(t *testing.T) {
 	if cpu.Levels()[0] == "ref" {
