@@ -1,151 +1,439 @@
 #!/usr/bin/env python3
-"""Times the photo prior's forward pass in PyTorch (eager) and in spin-native, turn by turn in one run.
+"""Times a prior's forward pass in ncnn, ONNX Runtime, OpenVINO, PyTorch and spin-native: same weights, same run.
 
-    pip install torch numpy safetensors
+    pip install torch numpy safetensors onnx onnxscript onnxruntime openvino ncnn pnnx
     go build -o /tmp/spin-native ./cmd/spin-native
-    python tools/bench_peers.py --spin /tmp/spin-native --weights photo-v1.safetensors [--size 256] [--threads 2] [--turns 5]
+    python tools/bench_peers.py --spin /tmp/spin-native --weights photo-v1.safetensors [--size 512] [--threads 1] [--markdown]
+    python tools/bench_peers.py --spin /tmp/spin-native --network ffhq_10m [--peers ncnn,torch] [--json FILE]
 
---weights is the prior as safetensors under its upstream names, for PyTorch. The two outputs are compared as well, through
-a case that `spin-native check` runs. The machine should be idle; every turn is printed, the ratio is that of the minima.
+--weights are safetensors under upstream's names; without them, ffhq_10m gets random ones, which are written to --work once.
+The exports stay in --work too and are made anew when the weights change.
+
+What is compared: batch 1, F32, one picture and one time step for all; only what `spin-native bench` times is a picture of its
+own, on whose values its time does not depend. Networks with a learned variance lose its output channels everywhere, because
+that is what spin-native computes. The sinusoidal embedding of the time step is an input of the peers. PyTorch runs eagerly, in three forms; ONNX Runtime and OpenVINO read one ONNX file, ncnn what pnnx makes. Both exports
+write attention as scaled_dot_product_attention: ncnn's Einsum layer is a naive loop, the others do not care.
+
+How: every peer has a process of its own that loads, compiles and then waits; in each turn they go one after the other, each
+with a call to warm up and --runs timed calls, and the next turn starts with the next peer. spin-native is a fresh
+`spin-native bench` each time. Ratios are those of the minima over all turns. Peak memory is of the whole process with its
+loading, Python included. The outputs are compared with PyTorch's, spin-native's through the case that `spin-native check`
+runs; a relative L2 above 1e-4 ends the run. Needs Linux (/proc).
+
+The machine should be idle: OpenMP and its like wait for one another in busy loops and lose far more to another program than
+its share. Every turn shows how many cores others had meanwhile, --json tells it for each peer; a peer that works while
+it should wait is reported.
 """
-import argparse, json, math, os, subprocess, tempfile, time
+import argparse, json, multiprocessing, os, platform, subprocess, sys, tempfile, time, traceback
+from importlib import metadata
 
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+# Libraries are imported where they are needed, so that each process carries only its own.
 
-CONFIG = dict(in_channels=3, out_channels=3, model_channels=32, num_res_blocks=1, attention_resolutions=[8], channel_mult=[1, 2, 3, 4],
-              num_heads=4, num_head_channels=32, use_scale_shift_norm=True, resblock_updown=True)
+NETWORKS = {
+    "photo": dict(in_channels=3, out_channels=3, model_channels=32, num_res_blocks=1, attention_resolutions=[8],
+                  channel_mult=[1, 2, 3, 4], num_heads=4, num_head_channels=32, use_scale_shift_norm=True, resblock_updown=True),
+    "ffhq_10m": dict(in_channels=3, out_channels=6, model_channels=128, num_res_blocks=1, attention_resolutions=[16],
+                     channel_mult=[1, 1, 2, 2, 4, 4], num_heads=4, num_head_channels=64, use_scale_shift_norm=True,
+                     resblock_updown=True),
+}
+PEERS = {  # --peers: what it runs
+    "ncnn": ["ncnn"],
+    "onnxruntime": ["ONNX Runtime"],
+    "openvino": ["OpenVINO"],
+    "torch": ["PyTorch NCHW", "PyTorch channels_last", "PyTorch channels_last, SDPA"],
+}
+SPIN = "spin-native"
+LIMIT = 1e-4  # relative L2 between outputs
+STEP = 200
 
 
-class UNet:
-    """The network straight from its weights: guided-diffusion's UNetModel with scale-shift norms and ResBlock resampling."""
+# Preparation: the reference and the exports, each in a process of its own.
 
-    def __init__(self, w, sdpa):
-        self.w, self.sdpa = w, sdpa
 
-    def norm(self, name, h):
-        return F.group_norm(h, 32, self.w[name + ".weight"], self.w[name + ".bias"], 1e-5)
+def write_random(network, path):
+    from safetensors.torch import save_file
+    from guided_unet import random_weights
 
-    def conv(self, name, h, pad=1):
-        return F.conv2d(h, self.w[name + ".weight"], self.w[name + ".bias"], padding=pad)
+    save_file(random_weights(NETWORKS[network]), path)
 
-    def linear(self, name, h):
-        return F.linear(h, self.w[name + ".weight"], self.w[name + ".bias"])
 
-    def res(self, name, x, emb, resize=None):
-        h = F.silu(self.norm(name + ".in_layers.0", x))
-        if resize:
-            h, x = resize(h), resize(x)
-        h = self.conv(name + ".in_layers.2", h)
-        scale, shift = self.linear(name + ".emb_layers.1", F.silu(emb))[..., None, None].chunk(2, 1)
-        h = self.norm(name + ".out_layers.0", h) * (1 + scale) + shift
-        h = self.conv(name + ".out_layers.3", F.silu(h))
-        if name + ".skip_connection.weight" in self.w:
-            x = self.conv(name + ".skip_connection", x, 0)
-        return x + h
+def write_case(network, size, weights, folder):
+    """A case of `spin-native check`, with what the peers need besides: sinusoids, and their part of the output, eps."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from guided_unet import embedding, load
 
-    def attention(self, name, x):
-        b, c, hh, ww = x.shape
-        d = CONFIG["num_head_channels"]
-        qkv = F.conv1d(self.norm(name + ".norm", x.reshape(b, c, -1)), self.w[name + ".qkv.weight"], self.w[name + ".qkv.bias"])
-        q, k, v = qkv.reshape(b * (c // d), 3 * d, -1).split(d, 1)
-        if self.sdpa:
-            q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
-            a = F.scaled_dot_product_attention(q[None], k[None], v[None])[0].transpose(1, 2)
-        else:
-            s = d ** -0.25
-            a = v @ torch.softmax((q * s).transpose(1, 2) @ (k * s), -1).transpose(1, 2)
-        return (x.reshape(b, c, -1) + F.conv1d(a.reshape(b, c, -1), self.w[name + ".proj_out.weight"], self.w[name + ".proj_out.bias"])).reshape(x.shape)
+    config = NETWORKS[network]
+    x = torch.randn(1, config["in_channels"], size, size, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([float(STEP)])
+    sinusoids = embedding(t, config["model_channels"])
+    with torch.inference_mode():
+        out = load(config, load_file(weights))(x, sinusoids)
+    eps = out[:, : config["in_channels"]].clone()
+    save_file(dict(x=x, t=t, sinusoids=sinusoids, out=out, eps=eps), f"{folder}/io.safetensors")
+    case = dict(name=network, kind="guided_diffusion_unet", config={"UNetModel": config}, weights=[{"file": weights}],
+                runs=[dict(inputs=dict(x="x", t="t"), outputs=dict(out="out"))], tolerance=dict(out=dict(rel_l2=LIMIT)))
+    with open(f"{folder}/case.json", "w") as f:
+        json.dump(case, f, indent=1)
 
-    def __call__(self, x, t):
-        half = CONFIG["model_channels"] // 2
-        freqs = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-        args = t[:, None].float() * freqs
-        emb = torch.cat([args.cos(), args.sin()], -1)
-        emb = self.linear("time_embed.2", F.silu(self.linear("time_embed.0", emb)))
-        down = lambda h: F.avg_pool2d(h, 2)
-        up = lambda h: F.interpolate(h, scale_factor=2, mode="nearest")
-        h, i, skips = self.conv("input_blocks.0.0", x), 1, []
-        skips.append(h)
-        levels = len(CONFIG["channel_mult"])
-        for level in range(levels):
-            h = self.res(f"input_blocks.{i}.0", h, emb)
-            if f"input_blocks.{i}.1.qkv.weight" in self.w:
-                h = self.attention(f"input_blocks.{i}.1", h)
-            skips.append(h)
-            i += 1
-            if level < levels - 1:
-                h = self.res(f"input_blocks.{i}.0", h, emb, down)
-                skips.append(h)
-                i += 1
-        h = self.res("middle_block.0", h, emb)
-        h = self.res("middle_block.2", self.attention("middle_block.1", h), emb)
-        for i in range(2 * levels):
-            h = self.res(f"output_blocks.{i}.0", torch.cat([h, skips.pop()], 1), emb)
-            j = 1
-            if f"output_blocks.{i}.1.qkv.weight" in self.w:
-                h = self.attention(f"output_blocks.{i}.1", h)
-                j = 2
-            if f"output_blocks.{i}.{j}.in_layers.0.weight" in self.w:
-                h = self.res(f"output_blocks.{i}.{j}", h, emb, up)
-        return self.conv("out.2", F.silu(self.norm("out.0", h)))
+
+def export_inputs(folder):
+    from safetensors.torch import load_file
+
+    io = load_file(f"{folder}/io.safetensors")
+    return io["x"], io["sinusoids"]
+
+
+def write_onnx(network, weights, folder):
+    import torch
+    from safetensors.torch import load_file
+    from guided_unet import load
+
+    net = load(NETWORKS[network], load_file(weights), sdpa=True, mean_only=True)
+    torch.onnx.export(net, export_inputs(folder), f"{folder}/model.onnx", input_names=["x", "sinusoids"], output_names=["eps"],
+                      dynamo=True, external_data=True, opset_version=18)
+
+
+def write_ncnn(network, weights, folder):
+    import pnnx
+    from safetensors.torch import load_file
+    from guided_unet import load
+
+    net = load(NETWORKS[network], load_file(weights), sdpa=True, mean_only=True)
+    pnnx.export(net, f"{folder}/model.pt", export_inputs(folder), fp16=False)  # writes model.ncnn.param and model.ncnn.bin
+    for name in ("model.pt", "model.pnnx.bin", "model.pnnx.onnx"):  # copies of the weights that nobody reads
+        if os.path.exists(f"{folder}/{name}"):
+            os.remove(f"{folder}/{name}")
+
+
+def prepare(a):
+    """The folder of the case and the exports; makes what is missing or of other weights."""
+    folder = f"{a.work}/{a.network}-{a.size}"
+    os.makedirs(folder, exist_ok=True)
+    if not a.weights:
+        a.weights = f"{a.work}/{a.network}.safetensors"
+        if not os.path.exists(a.weights):
+            alone(f"random weights in {a.weights}", f"{a.work}/weights.log", write_random, a.network, a.weights)
+    st = os.stat(a.weights)
+    stamp = dict(weights=a.weights, bytes=st.st_size, mtime=st.st_mtime_ns)
+    steps = {"reference": (write_case, (a.network, a.size, a.weights, folder))}
+    if {"onnxruntime", "openvino"} & set(a.peers):
+        steps["ONNX"] = write_onnx, (a.network, a.weights, folder)
+    if "ncnn" in a.peers:
+        steps["ncnn"] = write_ncnn, (a.network, a.weights, folder)
+    for name, (step, args) in steps.items():
+        done = f"{folder}/{name}.json"
+        if not (os.path.exists(done) and json.load(open(done)) == stamp):
+            alone(f"{name} in {folder}", f"{folder}/{name}.log", step, *args)
+            with open(done, "w") as f:
+                json.dump(stamp, f)
+    return folder
+
+
+def alone(what, log, step, *args):
+    """Runs a step in a process of its own: its memory goes back, and a crash of a converter is an error message."""
+    start = time.time()
+    p = CONTEXT.Process(target=logged, args=(log, step, args))
+    p.start()
+    p.join()
+    if p.exitcode:
+        sys.exit(f"{what}: failed with code {p.exitcode}, see {log}")
+    print(f"{what}: {time.time() - start:.0f} s", flush=True)
+
+
+def logged(log, step, args):
+    with open(log, "w") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    step(*args)
+
+
+# The peers. Each of these returns a function that runs the network and one that makes an array of what it returned.
+
+
+def torch_peer(a, folder, x, sinusoids, channels_last, sdpa):
+    import torch
+    from safetensors.torch import load_file
+    from guided_unet import load
+
+    torch.set_num_threads(a.threads)
+    net = load(NETWORKS[a.network], load_file(a.weights), sdpa, mean_only=True)
+    x, sinusoids = torch.from_numpy(x), torch.from_numpy(sinusoids)
+    if channels_last:
+        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+
+    def run():
+        with torch.inference_mode():
+            return net(x, sinusoids)
+
+    return run, lambda y: y.numpy()
+
+
+def onnxruntime_peer(a, folder, x, sinusoids):
+    import onnxruntime as ort
+
+    o = ort.SessionOptions()
+    o.intra_op_num_threads, o.inter_op_num_threads = a.threads, 1
+    session = ort.InferenceSession(f"{folder}/model.onnx", o, providers=["CPUExecutionProvider"])
+    feed = dict(x=x, sinusoids=sinusoids)
+    return lambda: session.run(None, feed)[0], lambda y: y
+
+
+def openvino_peer(a, folder, x, sinusoids):
+    import openvino
+
+    hints = dict(INFERENCE_NUM_THREADS=a.threads, NUM_STREAMS=1, INFERENCE_PRECISION_HINT="f32", PERFORMANCE_HINT="LATENCY")
+    request = openvino.Core().compile_model(f"{folder}/model.onnx", "CPU", hints).create_infer_request()
+    feed = dict(x=x, sinusoids=sinusoids)
+    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)[0], lambda y: y
+
+
+def ncnn_peer(a, folder, x, sinusoids):
+    import ncnn
+    import numpy as np
+
+    net = ncnn.Net()
+    o = net.opt
+    o.num_threads = a.threads
+    o.use_vulkan_compute = False
+    o.use_fp16_packed = o.use_fp16_storage = o.use_fp16_arithmetic = o.use_bf16_storage = False  # F32 like the others
+    if net.load_param(f"{folder}/model.ncnn.param") or net.load_model(f"{folder}/model.ncnn.bin"):
+        raise RuntimeError("ncnn cannot load its export")
+    inputs = [ncnn.Mat(v[0]).clone() for v in (x, sinusoids)]
+
+    def run():
+        extractor = net.create_extractor()
+        for i, v in enumerate(inputs):
+            extractor.input(f"in{i}", v)
+        code, out = extractor.extract("out0")
+        if code:
+            raise RuntimeError(f"ncnn: code {code}")
+        return out
+
+    return run, lambda y: np.array(y)[None]
+
+
+def peer(name, a, folder, pipe):
+    """The process of one peer: loads, answers with its memory and its error, then runs a turn for every message."""
+    try:
+        import numpy as np
+        from safetensors.numpy import load_file
+
+        io = load_file(f"{folder}/io.safetensors")
+        start = time.perf_counter()
+        kind, *form = {
+            "ncnn": [ncnn_peer],
+            "ONNX Runtime": [onnxruntime_peer],
+            "OpenVINO": [openvino_peer],
+            "PyTorch NCHW": [torch_peer, False, False],
+            "PyTorch channels_last": [torch_peer, True, False],
+            "PyTorch channels_last, SDPA": [torch_peer, True, True],
+        }[name]
+        run, array = kind(a, folder, io["x"], io["sinusoids"], *form)
+        error = rel_l2(np.asarray(array(run())), io["eps"])
+        setup = time.perf_counter() - start
+        used = settled()
+        pipe.send(dict(rel_l2=error, setup_s=setup))
+        while pipe.recv():
+            idle, begun = time.process_time() - used, time.process_time()
+            run()
+            ms = []
+            for _ in range(a.runs):
+                start = time.perf_counter()
+                run()
+                ms.append(1e3 * (time.perf_counter() - start))
+            used = settled()
+            pipe.send(dict(ms=ms, cpu_s=used - begun, idle_cpu_s=idle, peak_rss_mb=peak_rss()))
+    except (EOFError, KeyboardInterrupt):
+        pass  # the driver has gone
+    except Exception:
+        pipe.send(dict(failed=traceback.format_exc()))
+
+
+def settled():
+    """The processor time of this process once its threads, which may spin for a while after their work, have gone to sleep."""
+    time.sleep(0.3)
+    return time.process_time()
+
+
+def rel_l2(got, want):
+    import numpy as np
+
+    return float(np.linalg.norm((got - want).ravel().astype(np.float64)) / np.linalg.norm(want.ravel().astype(np.float64)))
+
+
+def peak_rss():
+    """Largest resident memory of this process in MB; getrusage's would begin with that of the parent."""
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) >> 10
+
+
+# The driver.
+
+
+class Peer:
+    def __init__(self, name, a, folder):
+        self.name = name
+        self.pipe, other = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=peer, args=(name, a, folder, other), daemon=True)
+        self.process.start()
+        other.close()
+        self.facts = self.receive()
+        self.ms = []
+
+    def receive(self):
+        try:
+            r = self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            sys.exit(f"{self.name}: its process ended with code {self.process.exitcode}")
+        if "failed" in r:
+            sys.exit(f"{self.name}: {r['failed']}")
+        return r
+
+    def turn(self):
+        """Returns the processor time that it took."""
+        self.pipe.send(True)
+        r = self.receive()
+        self.ms.append(r["ms"])
+        self.facts["peak_rss_mb"] = r["peak_rss_mb"]
+        self.facts["idle_cpu_s"] = max(self.facts.get("idle_cpu_s", 0), r["idle_cpu_s"])
+        return r["cpu_s"]
+
+
+class Spin:
+    name = SPIN
+
+    def __init__(self, a, folder):
+        self.command = [a.spin, "bench", "--json", "--model", a.weights, "--size", str(a.size), "--threads", str(a.threads),
+                        "--runs", str(a.runs)]
+        self.facts = dict(rel_l2=self.check(a, folder), peak_rss_mb=0)
+        self.ms = []
+
+    def check(self, a, folder):
+        from safetensors.numpy import load_file
+
+        command = [a.spin, "check", "--json", "--weights", a.weights, "--threads", str(a.threads), "--save", f"{folder}/computed", folder]
+        r = subprocess.run(command, capture_output=True, text=True)
+        if r.returncode:
+            sys.exit(f"{SPIN}: {r.stdout}{r.stderr}")
+        eps = load_file(f"{folder}/io.safetensors")["eps"]
+        out = load_file(f"{folder}/computed/{os.path.basename(folder)}/0.safetensors")["out"]
+        return rel_l2(out[:, : eps.shape[1]], eps)
+
+    def turn(self):
+        before = os.times()
+        r = subprocess.run(self.command, check=True, stdout=subprocess.PIPE, text=True)
+        after = os.times()
+        r = json.loads(r.stdout)
+        self.ms.append(r["ms"])
+        memory = max(self.facts["peak_rss_mb"], r.get("peak_rss_mb", 0))
+        self.facts.update(level=r["level"], gflop=r["gflop"], peak_rss_mb=memory)
+        return sum(after[2:4]) - sum(before[2:4])  # of children
+
+
+def turn(p):
+    """One turn of one peer. Returns how many cores others had meanwhile, the hypervisor's other guests included."""
+    start, before = time.perf_counter(), busy()
+    own = p.turn()
+    return max(0, busy() - before - own) / (time.perf_counter() - start)
+
+
+def busy():
+    """Seconds that all cores together have worked since the machine started."""
+    with open("/proc/stat") as f:
+        user, nice, system, _, _, irq, softirq, steal = map(int, f.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def machine():
+    facts = dict(map(str.strip, line.split(":", 1)) for line in open("/proc/cpuinfo") if ":" in line)
+    model = f"{facts.get('model name', platform.machine())}, family {facts.get('cpu family')} model {facts.get('model')}"
+    return f"{len(os.sched_getaffinity(0))} cores of {model}"
+
+
+def versions(peers):
+    packages = {"ncnn": ["ncnn", "pnnx"], "onnxruntime": ["onnxruntime"], "openvino": ["openvino"], "torch": []}
+    return {p: metadata.version(p) for p in ["torch"] + [p for name in peers for p in packages[name]]}
+
+
+def table(report, markdown):
+    rows, fastest = report["results"], report["fastest_peer"]
+    title = f"{report['network']} {report['size']}x{report['size']}, {report['threads']} thread{'s' * (report['threads'] > 1)}"
+    if markdown:
+        print(f"\n| {title} | ms | ratio | peak MB | relative L2 |\n|---|---|---|---|---|")
+        for name, r in rows.items():
+            label = {SPIN: f"**{name} ({r.get('level')})**", fastest: f"**{name}** (fastest peer)"}.get(name, name)
+            print(f"| {label} | {r['ms_min']:.1f} | {r['ratio']:.2f} | {r['peak_rss_mb']} | {r['rel_l2']:.1e} |")
+        return
+    print(f"\n{title + ', minima':30s} {'ms':>9s} {'ratio':>6s} {'peak MB':>8s} {'rel. L2':>8s}")
+    for name, r in rows.items():
+        mark = "  fastest peer" if name == fastest else ""
+        print(f"{name:30s} {r['ms_min']:9.1f} {r['ratio']:6.2f} {r['peak_rss_mb']:8d} {r['rel_l2']:8.1e}{mark}")
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--spin", required=True, metavar="BIN", help="the program spin-native")
+    p.add_argument("--network", choices=NETWORKS, default="photo")
+    p.add_argument("--size", type=int, default=256, help="edge of the picture in pixels")
+    p.add_argument("--weights", metavar="FILE", help="safetensors under upstream's names; ffhq_10m may go without")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--turns", type=int, default=5)
+    p.add_argument("--runs", type=int, default=3, help="timed calls per turn")
+    p.add_argument("--peers", default=",".join(PEERS), help="default: all")
+    p.add_argument("--work", metavar="DIR", default=os.path.join(tempfile.gettempdir(), "spin-peers"),
+                   help="where weights and exports stay (default: %(default)s)")
+    p.add_argument("--json", metavar="FILE", help="write everything here")
+    p.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    a = p.parse_args()
+    a.peers = [name for name in a.peers.split(",") if name]
+    if unknown := set(a.peers) - set(PEERS):
+        p.error(f"--peers {','.join(unknown)}: expected some of {','.join(PEERS)}")
+    if min(a.threads, a.turns, a.runs) < 1:
+        p.error("--threads, --turns and --runs must be 1 or more")
+    if a.network == "photo" and not a.weights:
+        p.error("--network photo needs --weights")
+    a.work, a.weights = os.path.abspath(a.work), a.weights and os.path.abspath(a.weights)
+    return a
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--spin", required=True)
-    p.add_argument("--weights", required=True)
-    p.add_argument("--size", type=int, default=256)
-    p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--turns", type=int, default=5)
-    p.add_argument("--runs", type=int, default=3)
-    a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(0)
-    w = {k: v.float() for k, v in load_file(a.weights).items()}
-    last = {k: v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for k, v in w.items()}
-    x, t = torch.randn(1, 3, a.size, a.size), torch.tensor([200])
-    cl = x.contiguous(memory_format=torch.channels_last)
-    peers = {
-        "PyTorch eager NCHW": lambda: UNet(w, False)(x, t),
-        "PyTorch eager channels_last": lambda: UNet(last, False)(cl, t),
-        "PyTorch eager channels_last, SDPA": lambda: UNet(last, True)(cl, t),
-    }
-    with torch.inference_mode():
-        out = peers["PyTorch eager NCHW"]()
-        with tempfile.TemporaryDirectory() as d:  # the outputs agree?
-            save_file({"x": x, "t": t.float(), "out": out}, d + "/io.safetensors")
-            case = dict(name="photo", kind="guided_diffusion_unet", config={"UNetModel": CONFIG}, weights=[{"file": os.path.abspath(a.weights)}],
-                        runs=[dict(inputs=dict(x="x", t="t"), outputs=dict(out="out"))], tolerance=dict(out=dict(max_abs=1e-3, rel_l2=1e-4)))
-            json.dump(case, open(d + "/case.json", "w"))
-            r = subprocess.run([a.spin, "check", "--json", "--weights", os.path.abspath(a.weights), d], capture_output=True, text=True)
-            if r.returncode:
-                raise SystemExit(f"the outputs differ: {r.stdout}{r.stderr}")
-            res = json.loads(r.stdout)[0]["results"][0]
-            print(f"outputs agree: relative L2 {res['rel_l2']:.1e}, max abs {res['max_abs']:.1e}")
-        best = {}
-        for turn in range(a.turns):
-            line = []
-            for name, f in peers.items():
-                f()
-                ms = []
-                for _ in range(a.runs):
-                    s = time.perf_counter()
-                    f()
-                    ms.append(1e3 * (time.perf_counter() - s))
-                best[name] = min(best.get(name, 1e9), *ms)
-                line.append(f"{name} {min(ms):.0f}")
-            r = subprocess.run([a.spin, "bench", "--json", "--size", str(a.size), "--threads", str(a.threads), "--runs", str(a.runs)],
-                               check=True, capture_output=True, text=True)
-            ms = json.loads(r.stdout)
-            best["spin-native"] = min(best.get("spin-native", 1e9), ms["ms_min"])
-            line.append(f"spin-native ({ms['level']}) {ms['ms_min']:.0f}")
-            print(f"turn {turn + 1}, ms: " + ", ".join(line), flush=True)
-    ours = best["spin-native"]
-    for name, ms in best.items():
-        print(f"{name:36s} {ms:8.1f} ms   {ms / ours:5.2f} x spin-native")
+    a = arguments()
+    os.environ["OMP_NUM_THREADS"] = str(a.threads)  # before any library of a peer reads it
+    folder = prepare(a)
+    report = dict(machine=machine(), versions=versions(a.peers), network=a.network, size=a.size, threads=a.threads)
+    print(f"{report['machine']}; " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()), flush=True)
+    field = [Spin(a, folder)]
+    for name in [n for p in a.peers for n in PEERS[p]]:
+        field.append(Peer(name, a, folder))
+        print(f"{name}: ready in {field[-1].facts['setup_s']:.1f} s, relative L2 {field[-1].facts['rel_l2']:.1e}", flush=True)
+    if wrong := [p.name for p in field if not p.facts["rel_l2"] <= LIMIT]:
+        sys.exit(f"not the output of PyTorch: {', '.join(wrong)}")
+    others = {p.name: [] for p in field}
+    for i in range(a.turns):
+        first = i % len(field)
+        for p in field[first:] + field[:first]:
+            others[p.name].append(turn(p))
+        times = ", ".join(f"{p.name} {min(p.ms[-1]):.0f}" for p in field)
+        print(f"turn {i + 1}, ms: {times}; others had up to {max(o[-1] for o in others.values()):.2f} cores", flush=True)
+    results = {p.name: dict(ms_min=min(map(min, p.ms)), ms=p.ms, others_cores=others[p.name], **p.facts) for p in field}
+    ours = results[SPIN]["ms_min"]
+    for name, r in results.items():
+        r["ratio"] = r["ms_min"] / ours
+        if r.get("idle_cpu_s", 0) > 0.05:
+            print(f"{name} used the processor for up to {r['idle_cpu_s']:.2f} s while the others ran")
+    ranks = sorted(results, key=lambda name: results[name]["ms_min"])
+    report["fastest_peer"] = next((name for name in ranks if name != SPIN), None)
+    report["results"] = {name: results[name] for name in ranks}
+    table(report, a.markdown)
+    if a.json:
+        with open(a.json, "w") as f:
+            json.dump(report, f, indent=1)
 
+
+CONTEXT = multiprocessing.get_context("spawn")
 
 if __name__ == "__main__":
     main()
