@@ -15,10 +15,11 @@ type loader struct {
 
 func (l loader) at(path ...any) loader { l.s = l.s.At(path...); return l }
 
-// conv reads a convolution with 'same' padding. ds is the downsampling factor at its output.
-func (l loader) conv(in, out, size, stride, ds int) *tensor.Kernel {
+// conv reads a convolution with 'same' padding, whose input will be enlarged where up is set. ds is the downsampling
+// factor at its output.
+func (l loader) conv(in, out, size, stride, ds int, up bool) *tensor.Kernel {
 	return l.d.Kernel(kernels.ConvWeights{
-		Weight: l.s.Floats("weight", out, in, size, size), Bias: l.s.Floats("bias", out),
+		Weight: l.s.Floats("weight", out, in, size, size), Bias: l.s.Floats("bias", out), Up: up,
 		In: in, Out: out, Size: size, Stride: stride, Pad: size / 2, Pixels: (l.size / ds) * (l.size / ds),
 	})
 }
@@ -67,16 +68,16 @@ type resBlock struct {
 func (l loader) resBlock(c UNetConfig, in, out, ds int, s kernels.Sampling) *resBlock {
 	b := &resBlock{sampling: s, modulate: c.UseScaleShiftNorm}
 	b.norm1 = l.at("in_layers", 0).groupNorm(in)
-	b.conv1 = l.at("in_layers", 2).conv(in, out, 3, 1, ds)
+	b.conv1 = l.at("in_layers", 2).conv(in, out, 3, 1, ds, s == kernels.Up2)
 	embed := out
 	if b.modulate {
 		embed = 2 * out
 	}
 	b.emb = l.at("emb_layers", 1).linear(4*c.ModelChannels, embed)
 	b.norm2 = l.at("out_layers", 0).groupNorm(out)
-	b.conv2 = l.at("out_layers", 3).conv(out, out, 3, 1, ds)
+	b.conv2 = l.at("out_layers", 3).conv(out, out, 3, 1, ds, false)
 	if in != out {
-		b.skip = l.at("skip_connection").conv(in, out, 1, 1, ds)
+		b.skip = l.at("skip_connection").conv(in, out, 1, 1, ds, false)
 	}
 	return b
 }
@@ -95,7 +96,7 @@ func (b *resBlock) forward(x, skip, emb *tensor.Tensor) (out *tensor.Tensor) {
 	}
 	res := tensor.Epilogue{Residual: x, Sampling: b.sampling, Moments: true}
 	if b.skip != nil {
-		res.Residual = d.Conv2D(b.skip, tensor.Input{X: x, Skip: skip}, tensor.Epilogue{})
+		res.Residual, res.Shortcut = nil, &tensor.Shortcut{Kernel: b.skip, X: x, Skip: skip}
 	}
 	return d.Conv2D(b.conv2, second.SiLU(), res)
 }
@@ -141,9 +142,9 @@ func (l loader) resample(c UNetConfig, channels, ds int, up bool) *resample {
 	r := &resample{up: up}
 	switch {
 	case c.ConvResample && up:
-		r.conv = l.at("conv").conv(channels, channels, 3, 1, ds)
+		r.conv = l.at("conv").conv(channels, channels, 3, 1, ds, true)
 	case c.ConvResample:
-		r.conv = l.at("op").conv(channels, channels, 3, 2, ds)
+		r.conv = l.at("op").conv(channels, channels, 3, 2, ds, false)
 	}
 	return r
 }

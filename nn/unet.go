@@ -95,7 +95,7 @@ func LoadUNet(d *tensor.Device, s *weights.Scope, c UNetConfig, o LoadOptions) (
 	}
 	ch, ds := c.channels(0), 1
 	skips := []int{ch}
-	u.input = []*block{{name: "input_blocks.0", conv: l.at("input_blocks", 0, 0).conv(c.InChannels, ch, 3, 1, 1)}}
+	u.input = []*block{{name: "input_blocks.0", conv: l.at("input_blocks", 0, 0).conv(c.InChannels, ch, 3, 1, 1, false)}}
 	add := func(b *block) {
 		u.input = append(u.input, b)
 		skips = append(skips, ch)
@@ -239,15 +239,20 @@ func (u *UNet) Forward(x *tensor.Tensor, t []float64, y []int) (out *tensor.Tens
 	return d.Conv2D(u.out, u.norm.of(h, nil, nil).SiLU(), tensor.Epilogue{})
 }
 
-// embed is time_embed(t) + label_emb(y), [N,1,1,4*ModelChannels].
+// embed is time_embed(t) + label_emb(y), [N,1,1,4*ModelChannels]; a single row where it is the same for all images.
 func (u *UNet) embed(n int, t []float64, y []int) (emb *tensor.Tensor) {
 	d := u.d
 	defer d.Tidy(&emb)()
-	for len(t) < n {
-		t = append(t[:len(t):len(t)], t[0])
+	if !slices.ContainsFunc(t, func(v float64) bool { return v != t[0] }) {
+		t = t[:1]
+	}
+	if len(y) > 0 {
+		for len(t) < n {
+			t = append(t[:len(t):len(t)], t[0])
+		}
 	}
 	c := u.Config.ModelChannels
-	h := d.Conv2D(u.time1, tensor.Input{X: d.From(embedding(t, c), n, 1, 1, c)}, tensor.Epilogue{})
+	h := d.Conv2D(u.time1, tensor.Input{X: d.From(embedding(t, c), len(t), 1, 1, c)}, tensor.Epilogue{})
 	emb = d.Conv2D(u.time2, tensor.Input{X: h}.SiLU(), tensor.Epilogue{})
 	u.trace("time_embed", emb)
 	if len(y) > 0 {

@@ -27,10 +27,17 @@ func (in Input) channels() int {
 
 // Epilogue is what a convolution adds to its result.
 type Epilogue struct {
-	Embed    *Tensor // [N,1,1,Cout]
+	Embed    *Tensor // [N or 1,1,1,Cout]
 	Residual *Tensor
 	Sampling kernels.Sampling // of Residual
+	Shortcut *Shortcut        // in place of Residual
 	Moments  bool             // gather the moments that a following GroupNorm needs
+}
+
+// Shortcut is a residual that a 1x1 convolution makes on the way: Kernel * [X | Skip]. Skip may be nil.
+type Shortcut struct {
+	Kernel  *Kernel
+	X, Skip *Tensor
 }
 
 // Kernel is a prepared convolution.
@@ -74,12 +81,29 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 	if in.Affine != nil && in.Affine.Shape() != [4]int{n, 1, 2, w.In} {
 		Fail(op, "normalisation has shape %v, expected [%d 1 2 %d]", in.Affine, n, w.In)
 	}
-	if e.Embed != nil && e.Embed.Shape() != [4]int{n, 1, 1, w.Out} {
+	if e.Embed != nil && e.Embed.Shape() != [4]int{n, 1, 1, w.Out} && e.Embed.Shape() != [4]int{1, 1, 1, w.Out} {
 		Fail(op, "embedding has shape %v, expected [%d 1 1 %d]", e.Embed, n, w.Out)
 	}
 	if r := e.Residual; r != nil && ([4]int{r.N(), e.Sampling.Size(r.H()), e.Sampling.Size(r.W()), r.C()} != [4]int{n, h, wd, w.Out} ||
 		e.Sampling == kernels.Down2 && (r.H()%2 != 0 || r.W()%2 != 0)) {
 		Fail(op, "residual of shape %v does not fit the result [%d %d %d %d]", r, n, h, wd, w.Out)
+	}
+	if w.Up && in.Sampling != kernels.Up2 {
+		Fail(op, "the kernel was made for inputs that are enlarged")
+	}
+	var shortcut kernels.Conv
+	var skip [2]kernels.View
+	if s := e.Shortcut; s != nil {
+		shortcut, skip = s.Kernel.k, [2]kernels.View{d.view(op, s.X), d.view(op, s.Skip)}
+		w := shortcut.Weights()
+		if e.Residual != nil || w.Size != 1 || w.Stride != 1 || w.Pad != 0 || w.Out != k.k.Weights().Out || skip[0].C+skip[1].C != w.In {
+			Fail(op, "shortcut of size %d from %d to %d channels does not fit inputs %v, %v", w.Size, w.In, w.Out, s.X, s.Skip)
+		}
+		for _, v := range skip {
+			if v.Present() && (v.N != n || v.H != h || v.W != wd) {
+				Fail(op, "shortcut reads %d images of %d x %d, the result has %d of %d x %d", v.N, v.H, v.W, n, h, wd)
+			}
+		}
 	}
 	out := d.New(n, h, wd, w.Out)
 	if e.Moments {
@@ -89,7 +113,7 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 		Dst: out.v, Src: [2]kernels.View{d.view(op, in.X), d.view(op, in.Skip)},
 		Affine: d.view(op, in.Affine), Act: in.Act, Sampling: in.Sampling, Kernel: k.k,
 		Embed: d.view(op, e.Embed), Residual: d.view(op, e.Residual), ResidualSampling: e.Sampling,
-		Moments: d.view(op, out.moments),
+		Shortcut: shortcut, Skip: skip, Moments: d.view(op, out.moments),
 	})
 	return out
 }
@@ -105,7 +129,7 @@ func (t *Tensor) Moments() *Tensor {
 }
 
 // GroupNorm describes 'x, normalised so' for the convolution that consumes it: group normalisation over [x | skip] with
-// gamma and beta [1,1,1,C], then, where modulate [N,1,1,2C] = (s, b) is given, h*(1+s) + b. skip and modulate may be nil.
+// gamma and beta [1,1,1,C], then, where modulate [N or 1,1,1,2C] = (s, b) is given, h*(1+s) + b. skip and modulate may be nil.
 func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32, modulate *Tensor) Input {
 	const op = "tensor.GroupNorm"
 	in := Input{X: x, Skip: skip}
@@ -116,7 +140,7 @@ func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32
 	if gamma.Shape() != [4]int{1, 1, 1, c} || beta.Shape() != gamma.Shape() {
 		Fail(op, "gamma %v and beta %v given for %d channels", gamma, beta, c)
 	}
-	if modulate != nil && modulate.Shape() != [4]int{x.N(), 1, 1, 2 * c} {
+	if modulate != nil && modulate.Shape() != [4]int{x.N(), 1, 1, 2 * c} && modulate.Shape() != [4]int{1, 1, 1, 2 * c} {
 		Fail(op, "modulation has shape %v, expected [%d 1 1 %d]", modulate, x.N(), 2*c)
 	}
 	moments := [2]kernels.View{d.view(op, x.Moments())}

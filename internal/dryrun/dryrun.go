@@ -64,6 +64,9 @@ func (backend) Adam(*kernels.Adam)                                              
 func (b backend) Conv2D(a *kernels.Conv2D) {
 	w := a.Kernel.Weights()
 	*b.flop += 2 * float64(a.Dst.Len()) * float64(w.In*w.Size*w.Size)
+	if a.Shortcut != nil {
+		*b.flop += 2 * float64(a.Dst.Len()) * float64(a.Shortcut.Weights().In)
+	}
 }
 
 func (b backend) Attention(a *kernels.Attention) {

@@ -146,13 +146,18 @@ func at(dst kernels.View, s kernels.Sampling, stride int) string {
 func (b *Backend) Conv2D(a *kernels.Conv2D) {
 	w := a.Kernel.Weights()
 	perOutput := w.In * w.Size * w.Size
+	name := fmt.Sprintf("%s->%d", side(a.Src), w.Out)
+	if a.Shortcut != nil { // so many channels, by a 1x1 convolution
+		perOutput += a.Shortcut.Weights().In
+		name += " (+" + side(a.Skip) + ")"
+	}
 	weights := w.Out * (perOutput + 1) // with a bias, which every layer of these networks has
 	r := Row{
 		Op:    fmt.Sprintf("conv%dx%d", w.Size, w.Size),
-		Shape: fmt.Sprintf("%s->%d", side(a.Src), w.Out),
+		Shape: name,
 		Form:  w.Form.String(),
 		GFLOP: 2 * float64(a.Dst.Len()) * float64(perOutput) / 1e9,
-		Bytes: bytes(a.Src[0], a.Src[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + 4*float64(weights),
+		Bytes: bytes(a.Src[0], a.Src[1], a.Skip[0], a.Skip[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + 4*float64(weights),
 	}
 	if w.Size == 1 && a.Dst.Pixels() == 1 {
 		r.Op = "linear"

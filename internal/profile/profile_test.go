@@ -65,7 +65,7 @@ func TestNetwork(t *testing.T) {
 		"middle_block.1", "middle_block", "output_blocks.0", "output_blocks.1", "output_blocks.2", "output_blocks.3", "out"}, blocks)
 	for _, want := range []string{
 		"time_embed: linear 32->128", "input_blocks.0: conv3x3 3->32 @8x16", "input_blocks.2: resample 32 @4x8 down2", "input_blocks.3: norm 64",
-		"middle_block.1: attention 2 heads of 32 @4x8", "output_blocks.0: conv1x1 64+64->64 @4x8", "output_blocks.1: resample 64 @8x16 up2",
+		"middle_block.1: attention 2 heads of 32 @4x8", "output_blocks.0: conv3x3 64->64 (+64+64) @4x8", "output_blocks.1: resample 64 @8x16 up2",
 		"out: conv3x3 32->3 @8x16",
 	} {
 		require.Contains(t, rows, want)

@@ -26,7 +26,30 @@ static void attention_pack(const attention_args *a, int n, int head) {
 }
 
 static long attention_scratch(const attention_args *a) {
-	return QUERIES * (long)a->dim + QUERIES * (long)KEYS + QUERIES * roundup(a->dim, NR) + LANES;
+	return QUERIES * (long)a->dim + QUERIES * (long)KEYS + 2 * QUERIES * roundup(a->dim, NR) + LANES;
+}
+
+// softmax turns a row of n scores, in units of ln 2, into powers of two of their differences from the largest so far.
+// It returns their sum and writes the largest to top. The row is padded to whole panels.
+INL float softmax(float *row, int n, float *top) {
+	const int padded = (int)roundup(n, NR);
+	for (int j = n; j < padded; j++) row[j] = -INFINITY; // padding takes no part
+	vf v0 = splat(*top), v1 = v0;
+	for (int j = 0; j < padded; j += NR) v0 = vmax(v0, load(row + j)), v1 = vmax(v1, load(row + j + LANES));
+	v0 = vmax(v0, v1);
+	float best = v0[0];
+	for (int l = 1; l < LANES; l++) best = v0[l] > best ? v0[l] : best;
+	vf t0 = {0}, t1 = {0};
+	for (int j = 0; j < padded; j += NR) {
+		const vf e0 = vexp2(load(row + j) - best), e1 = vexp2(load(row + j + LANES) - best);
+		store(row + j, e0), store(row + j + LANES, e1);
+		t0 += e0, t1 += e1;
+	}
+	t0 += t1;
+	float sum = 0;
+	for (int l = 0; l < LANES; l++) sum += t0[l];
+	*top = best;
+	return sum;
 }
 
 static void attention_task(const attention_args *a, int n, int head, int block, float *scratch) {
@@ -34,57 +57,27 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 	const float *kp = a->kp + slot * kf, *vp = a->vp + slot * (all - kf);
 	const int i0 = block * QUERIES, rows = mini(QUERIES, a->queries - i0);
 	const long dp = roundup(a->dim, NR);
-	float *q = scratch, *s = q + QUERIES * (long)a->dim, *o = s + QUERIES * (long)KEYS;
-	float top[QUERIES], sum[QUERIES], decay[QUERIES];
-	vf acc[MR][2];
+	float *q = scratch, *s = q + QUERIES * (long)a->dim, *o = s + QUERIES * (long)KEYS, *part = o + QUERIES * dp;
+	float top[QUERIES], sum[QUERIES];
+	const float scale = a->scale * 1.44269504088896341f; // powers of two are cheaper than of e
 	for (int i = 0; i < rows; i++) {
 		const float *p = a->q + ((long)n * a->queries + i0 + i) * a->qc + a->qfirst + (long)head * a->qstep;
-		for (int d = 0; d < a->dim; d++) q[(long)i * a->dim + d] = p[d] * a->scale;
+		for (int d = 0; d < a->dim; d++) q[(long)i * a->dim + d] = p[d] * scale;
 		top[i] = -INFINITY, sum[i] = 0;
 	}
 	memset(o, 0, rows * dp * sizeof *o);
 	for (int j0 = 0; j0 < a->keys; j0 += KEYS) {
-		const int keys = mini(KEYS, a->keys - j0), padded = (int)roundup(keys, NR);
-		const run qr = {q, a->dim, a->dim};
-		for (int j = 0; j < padded; j += NR)
-			for (int i = 0; i < rows; i += MR) {
-				const int m = mini(MR, rows - i);
-				tile_any(m, 2, 0, &qr, 1, i, kp + (long)(j0 + j) * a->dim, acc);
-				for (int r = 0; r < m; r++) store(s + (long)(i + r) * KEYS + j, acc[r][0]), store(s + (long)(i + r) * KEYS + j + LANES, acc[r][1]);
-			}
+		const int keys = mini(KEYS, a->keys - j0);
+		products((run){q, a->dim, a->dim}, rows, kp + (long)j0 * a->dim, 0, (long)NR * a->dim, keys, s, KEYS);
+		float decay[QUERIES];
 		for (int i = 0; i < rows; i++) {
-			float *row = s + (long)i * KEYS, best = top[i];
-			for (int j = keys; j < padded; j++) row[j] = -INFINITY; // padding takes no part
-			vf vb = splat(best);
-			for (int j = 0; j < padded; j += LANES) {
-				vf x = load(row + j);
-				vb = choose(x > vb, x, vb);
-			}
-			for (int l = 0; l < LANES; l++) best = vb[l] > best ? vb[l] : best;
-			vf total = {0};
-			for (int j = 0; j < padded; j += LANES) {
-				vf x = load(row + j), e = vexp(x - best);
-				e = choose(x == -INFINITY, splat(0), e);
-				store(row + j, e);
-				total += e;
-			}
-			float t = 0;
-			for (int l = 0; l < LANES; l++) t += total[l];
-			decay[i] = top[i] == -INFINITY ? 0 : expf(top[i] - best);
+			const float old = top[i], t = softmax(s + (long)i * KEYS, keys, top + i);
+			decay[i] = j0 ? exp2f(old - top[i]) : 0;
 			sum[i] = sum[i] * decay[i] + t;
-			top[i] = best;
 		}
-		const run pr = {s, KEYS, keys};
-		for (long d = 0; d < dp; d += NR)
-			for (int i = 0; i < rows; i += MR) {
-				const int m = mini(MR, rows - i);
-				tile_any(m, 2, 0, &pr, 1, i, vp + (d * a->keys) + (long)j0 * NR, acc);
-				for (int r = 0; r < m; r++) {
-					float *p = o + (i + r) * dp + d;
-					store(p, load(p) * decay[i + r] + acc[r][0]);
-					store(p + LANES, load(p + LANES) * decay[i + r] + acc[r][1]);
-				}
-			}
+		products((run){s, KEYS, keys}, rows, vp + (long)j0 * NR, 0, (long)NR * a->keys, (int)dp, part, dp);
+		for (int i = 0; i < rows; i++)
+			for (long d = 0; d < dp; d += LANES) store(o + i * dp + d, load(o + i * dp + d) * decay[i] + load(part + i * dp + d));
 	}
 	for (int i = 0; i < rows; i++) {
 		float *d = a->dst + ((long)n * a->queries + i0 + i) * a->dc + (long)head * a->dim;

@@ -60,6 +60,27 @@ INL int even(int left) {
 	return (left + tiles - 1) / tiles;
 }
 
+INL const char *panel(const void *w, int half, long at) { return (const char *)w + at * (half ? 2 : 4); }
+
+// products writes the product of t pixels and panels of columns: m[i][j] = sum over k of a[i][k] b[k][j]. step is the
+// distance of the panels.
+static __attribute__((noinline)) void products(run a, int t, const void *b, int half, long step, int columns, float *m, long ldm) {
+	for (int c = 0; c < columns; c += NR, b = panel(b, half, step), m += NR)
+		for (int i = 0; i < t;) {
+			const int n = even(t - i);
+			vf s[MR][2];
+#define SIZE(n) case n: { \
+		enum { M = n <= MR ? n : 1 }; \
+		if (half) tile(M, 2, 1, &a, 1, i, b, s); \
+		else tile(M, 2, 0, &a, 1, i, b, s); \
+		_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) store(m + (i + j) * ldm, s[j][0]), store(m + (i + j) * ldm + LANES, s[j][1]); \
+	} break;
+			switch (n) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
+#undef SIZE
+			i += n;
+		}
+}
+
 // halve rounds weights to F16, to nearest and ties to even. It reports whether all are in F16's range.
 static int halve(const float *x, long n, uint16_t *out) {
 	for (long i = 0; i < n; i++) {
@@ -182,7 +203,7 @@ INL void gather(partial *p, int fresh, const vf *v, int n) {
 		for (int k = 0; k < n; k++) t += v[k];
 		p->pivot = t / (float)n;
 	}
-	for (int k = 0; k < n; k++) {
+	_Pragma("GCC unroll 6") for (int k = 0; k < n; k++) {
 		const vf d = v[k] - p->pivot;
 		p->sum += d, p->square += d * d;
 	}
@@ -253,10 +274,10 @@ INL void complete(const conv_args *a, int n, int y, int x, int step, int c, vf *
 	float *d = a->dst + (((long)n * a->oh + y) * a->ow + x) * a->cout + c;
 	const vf b = load(add + c);
 	if (lanes >= LANES && !a->residual) {
-		for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b);
+		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b);
 	} else if (lanes >= LANES && a->rsampling == SAME) {
 		const float *r = a->residual + (d - a->dst);
-		for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b + load(r + i * pitch));
+		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b + load(r + i * pitch));
 	} else {
 		for (int i = 0; i < count; i++) {
 			v[i] += b;
@@ -354,8 +375,6 @@ static void direct_pack(const conv_args *a, const float *w, float *p) {
 					*p++ = c + j < a->cout ? w[((long)(c + j) * a->cin + i) * area + t] : 0;
 	}
 }
-
-INL const char *panel(const void *w, int half, long at) { return (const char *)w + at * (half ? 2 : 4); }
 
 // direct_pixels computes count pixels from x of a long row that begins at row y, panel c: tile by tile.
 INL void direct_pixels(const conv_args *a, int n, int y, int x, int count, int c, const run *r, int runs, const void *b,

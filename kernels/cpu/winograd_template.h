@@ -107,26 +107,6 @@ static void winograd_pack(const conv_args *a, const float *w, float *u) {
 		}
 }
 
-// products: M = V U for one position: t x cp times cp x (c1-c0).
-static __attribute__((noinline)) void products(const float *v, long cp, int t, const void *u, int half, int c0, int c1, float *m, long ldm) {
-	for (int c = c0; c < c1; c += NR, u = panel(u, half, cp * NR), m += NR) {
-		const run r = {v, cp, cp};
-		for (int i = 0; i < t;) {
-			const int n = even(t - i);
-			vf s[MR][2];
-#define SIZE(n) case n: { \
-		enum { M = n <= MR ? n : 1 }; \
-		if (half) tile(M, 2, 1, &r, 1, i, u, s); \
-		else tile(M, 2, 0, &r, 1, i, u, s); \
-		_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) store(m + (i + j) * ldm, s[j][0]), store(m + (i + j) * ldm + LANES, s[j][1]); \
-	} break;
-			switch (n) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
-#undef SIZE
-			i += n;
-		}
-	}
-}
-
 // The grid of tiles covers the output, or for up the small image.
 INL int grid_h(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uh : a->oh; }
 INL int grid_w(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uw : a->ow; }
@@ -141,13 +121,17 @@ INL long winograd_pm(const conv_args *a) { return a->tiles * (roundup(a->split, 
 INL void transform(const int A, const float *d, long row, long cp, float *o, long pv) {
 	for (long c = 0; c < cp; c += LANES) {
 		vf z[8 * 8], x[8], y[8];
-		_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) {
-			_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) x[i] = load(d + i * row + j * cp + c);
+		const float *column = d + c;
+		// Outer loops stay loops: unrolled, their addresses alone would not fit the registers.
+		_Pragma("GCC unroll 1") for (int j = 0; j < A; j++, column += cp) {
+			const float *p = column;
+			_Pragma("GCC unroll 8") for (int i = 0; i < A; i++, p += row) x[i] = load(p);
 			bt(A, x, z + j, A);
 		}
-		_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) {
+		float *q = o + c;
+		_Pragma("GCC unroll 1") for (int i = 0; i < A; i++) {
 			bt(A, z + i * A, y, 1);
-			_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) store(o + (i * A + j) * pv + c, y[j]);
+			_Pragma("GCC unroll 8") for (int j = 0; j < A; j++, q += pv) store(q, y[j]);
 		}
 	}
 }
@@ -180,23 +164,31 @@ INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c
 				for (int t = t0; t < t0 + count; t++)
 					transform(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * cp, pv);
 				for (int p = 0; p < A * A; p++)
-					products(v + p * pv, cp, count, panel(a->weight, a->half, (kernel * A * A + p) * cp * kp + c0 * cp), a->half, c0, c1, m + p * pm, ks);
+					products((run){v + p * pv, cp, cp}, count, panel(a->weight, a->half, (kernel * A * A + p) * cp * kp + c0 * cp), a->half, cp * NR,
+						c1 - c0, m + p * pm, ks);
 				for (int t = 0; t < count; t++) {
 					const int ty = y0 + (t0 + t) / across * M, tx = (t0 + t) % across * M, hr = mini(M, gh - ty), wr = mini(M, gw - tx);
 					for (int c = c0; c < mini(c1, a->cout); c += LANES) {
 						const float *q = m + t * ks + (c - c0);
 						vf x[8], y[8], z[8 * 8], o[8];
-						_Pragma("GCC unroll 8") for (int j = 0; j < A; j++) {
-							_Pragma("GCC unroll 8") for (int i = 0; i < A; i++) x[i] = load(q + (i * A + j) * pm);
+						_Pragma("GCC unroll 1") for (int j = 0; j < A; j++, q += pm) {
+							const float *p = q;
+							_Pragma("GCC unroll 8") for (int i = 0; i < A; i++, p += A * pm) x[i] = load(p);
 							at(A, x, y);
 							_Pragma("GCC unroll 8") for (int i = 0; i < M; i++) z[i * A + j] = y[i];
 						}
 						partial part;
 						if (sum.pivot) part = partial_start(&sum, c);
-						for (int i = 0; i < hr; i++) {
+						_Pragma("GCC unroll 1") for (int i = 0; i < hr; i++) {
 							at(A, z + i * A, o);
-							complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, wr, add);
-							if (sum.pivot) gather(&part, t0 + t + i + kernel == 0, o, wr);
+							const int fresh = t0 + t + i + kernel == 0;
+							if (wr == M) { // a constant, so that the row stays in registers
+								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, M, add);
+								if (sum.pivot) gather(&part, fresh, o, M);
+							} else {
+								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, wr, add);
+								if (sum.pivot) gather(&part, fresh, o, wr);
+							}
 						}
 						if (sum.pivot) partial_end(&sum, c, &part);
 					}
