@@ -54,7 +54,8 @@ type Memory interface {
 
 // Net is what the networks need.
 type Net interface {
-	// PrepareConv packs the weights of one convolution and chooses its algorithm, once, at load.
+	// PrepareConv packs the weights of one convolution and chooses its algorithm, once, at load. It keeps nothing of the
+	// caller's memory.
 	PrepareConv(ConvWeights) (Conv, error)
 	Conv2D(*Conv2D)
 	// Moments writes, per image and channel of x, mean (row 0) and sum of squared deviations from it (row 1)

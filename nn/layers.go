@@ -11,6 +11,13 @@ type loader struct {
 	d    *tensor.Device
 	s    *weights.Scope
 	size int // pixels along an edge of the image that the network was made for, 0 if unknown; see kernels.ConvWeights
+	buf  *[]float32
+}
+
+// weight reads the weights of a convolution into the one buffer that all share: preparing them makes a copy.
+func (l loader) weight(shape ...int) []float32 {
+	*l.buf = l.s.FloatsInto(*l.buf, "weight", shape...)
+	return *l.buf
 }
 
 func (l loader) at(path ...any) loader { l.s = l.s.At(path...); return l }
@@ -19,7 +26,7 @@ func (l loader) at(path ...any) loader { l.s = l.s.At(path...); return l }
 // factor at its output.
 func (l loader) conv(in, out, size, stride, ds int, up bool) *tensor.Kernel {
 	return l.d.Kernel(kernels.ConvWeights{
-		Weight: l.s.Floats("weight", out, in, size, size), Bias: l.s.Floats("bias", out), Up: up,
+		Weight: l.weight(out, in, size, size), Bias: l.s.Floats("bias", out), Up: up,
 		In: in, Out: out, Size: size, Stride: stride, Pad: size / 2, Pixels: (l.size / ds) * (l.size / ds),
 	})
 }
@@ -27,7 +34,7 @@ func (l loader) conv(in, out, size, stride, ds int, up bool) *tensor.Kernel {
 // conv1d reads a convolution of width 1 over a sequence of pixels, which is a 1x1 convolution.
 func (l loader) conv1d(in, out, ds int) *tensor.Kernel {
 	return l.d.Kernel(kernels.ConvWeights{
-		Weight: l.s.Floats("weight", out, in, 1), Bias: l.s.Floats("bias", out),
+		Weight: l.weight(out, in, 1), Bias: l.s.Floats("bias", out),
 		In: in, Out: out, Size: 1, Stride: 1, Pixels: (l.size / ds) * (l.size / ds),
 	})
 }
@@ -35,7 +42,7 @@ func (l loader) conv1d(in, out, ds int) *tensor.Kernel {
 // linear reads a fully connected layer, which is a 1x1 convolution of a single pixel.
 func (l loader) linear(in, out int) *tensor.Kernel {
 	return l.d.Kernel(kernels.ConvWeights{
-		Weight: l.s.Floats("weight", out, in), Bias: l.s.Floats("bias", out), In: in, Out: out, Size: 1, Stride: 1, Pixels: 1,
+		Weight: l.weight(out, in), Bias: l.s.Floats("bias", out), In: in, Out: out, Size: 1, Stride: 1, Pixels: 1,
 	})
 }
 

@@ -85,7 +85,7 @@ func LoadUNet(d *tensor.Device, s *weights.Scope, c UNetConfig, o LoadOptions) (
 	if o.ImageSize == 0 {
 		o.ImageSize = 256
 	}
-	l := loader{d, s, o.ImageSize}
+	l := loader{d, s, o.ImageSize, new([]float32)}
 	u = &UNet{Config: c, d: d}
 	width := 4 * c.ModelChannels
 	u.time1 = l.at("time_embed", 0).linear(c.ModelChannels, width)

@@ -95,11 +95,20 @@ func (f *File) Names() []string {
 
 // Tensor finds a tensor by its full name.
 func (f *File) Tensor(name string) (Tensor, bool) {
-	i, ok := slices.BinarySearchFunc(f.tensors, name, func(t Tensor, name string) int { return cmp.Compare(t.Name, name) })
+	i, ok := f.find(name)
 	if !ok {
 		return Tensor{}, false
 	}
-	return f.tensors[i], true
+	t := f.tensors[i]
+	if f.synthetic != nil {
+		t = FromFloats(t.Name, f.random(nil, t), t.Shape...)
+	}
+	return t, true
+}
+
+// find is the index of a tensor, or where it would stand.
+func (f *File) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(f.tensors, name, func(t Tensor, name string) int { return cmp.Compare(t.Name, name) })
 }
 
 // Close unmaps the file. Every Tensor of it is dead then; what Floats and Ints returned is not.

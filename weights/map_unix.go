@@ -16,3 +16,6 @@ func load(f *os.File, size int) (b []byte, unload func() error, err error) {
 	}
 	return b, func() error { return unix.Munmap(b) }, nil
 }
+
+// unneeded takes pages of the mapping out of the program's memory. It is advice: that it fails changes nothing.
+func unneeded(pages []byte) { _ = unix.Madvise(pages, unix.MADV_DONTNEED) }

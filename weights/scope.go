@@ -34,32 +34,39 @@ func (s *Scope) Path(name string) string { return s.prefix + name }
 
 // Has reports whether the scope holds the tensor.
 func (s *Scope) Has(name string) bool {
-	_, ok := s.f.Tensor(s.Path(name))
+	_, ok := s.f.find(s.Path(name))
 	return ok
 }
 
 // Shape returns the shape of a tensor, if the scope holds it.
 func (s *Scope) Shape(name string) ([]int, bool) {
-	t, ok := s.f.Tensor(s.Path(name))
-	return slices.Clone(t.Shape), ok
+	i, ok := s.f.find(s.Path(name))
+	if !ok {
+		return nil, false
+	}
+	return slices.Clone(s.f.tensors[i].Shape), true
 }
 
 // Floats returns a copy of the tensor's values and marks it as read. It panics with *tensor.Error if the tensor is
 // missing (matching ErrMissing), has another shape or type, or holds a NaN or an infinity.
-func (s *Scope) Floats(name string, shape ...int) []float32 {
+func (s *Scope) Floats(name string, shape ...int) []float32 { return s.FloatsInto(nil, name, shape...) }
+
+// FloatsInto is Floats with the values in buf if they fit, for loaders that go through many large tensors. The pages of a
+// mapped file that held them count as read: the system may have them back.
+func (s *Scope) FloatsInto(buf []float32, name string, shape ...int) []float32 {
 	const op = "weights.Floats"
 	path := s.Path(name)
-	t, ok := s.f.Tensor(path)
-	if !ok && s.f.synthetic != nil && s.f.shapes {
-		return s.f.zeros(shape)
-	}
+	i, ok := s.f.find(path)
 	if !ok && s.f.synthetic != nil {
-		s.f.make(path, shape)
-		t, ok = s.f.Tensor(path)
+		if s.f.shapes {
+			return s.f.zeros(shape)
+		}
+		i, ok = s.f.make(path, shape), true
 	}
 	if !ok {
 		tensor.FailWith(op, ErrMissing, "%s: %s is missing, expected with shape %v", s.f.path, quote(path), shape)
 	}
+	t := s.f.tensors[i]
 	if !slices.Equal(t.Shape, shape) {
 		tensor.Fail(op, "%s: %s has shape %v, expected %v", s.f.path, quote(path), t.Shape, shape)
 	}
@@ -67,13 +74,18 @@ func (s *Scope) Floats(name string, shape ...int) []float32 {
 		s.f.mark(path)
 		return s.f.zeros(shape)
 	}
-	values, err := t.Floats()
+	if s.f.synthetic != nil {
+		s.f.mark(path)
+		return s.f.random(buf, t)
+	}
+	values, err := t.floatsInto(buf)
 	if err != nil {
 		tensor.FailWith(op, err, "%s: %s cannot be read", s.f.path, quote(path))
 	}
 	if i := notFinite(values); i >= 0 {
 		tensor.Fail(op, "%s: %s holds %v at index %d: the file is damaged or its training went wrong", s.f.path, quote(path), values[i], i)
 	}
+	t.src.forget(t.Data)
 	s.f.mark(path)
 	return values
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"time"
+	"unsafe"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -134,6 +135,21 @@ func (s *source) guard(read func() error) (err error) {
 		return fmt.Errorf("weights: %s: %w", s.name, ErrChanged)
 	}
 	return nil
+}
+
+// forget tells the system that a part of a mapped file was read. The whole pages in it stop counting as the program's
+// memory; if they are read again, they come from the file.
+func (s *source) forget(part []byte) {
+	if s == nil || s.f == nil || len(part) == 0 {
+		return
+	}
+	page := os.Getpagesize()
+	begin := int(uintptr(unsafe.Pointer(&part[0])) - uintptr(unsafe.Pointer(&s.b[0])))
+	end := (begin + len(part)) / page * page
+	begin = (begin + page - 1) / page * page
+	if begin >= 0 && begin < end && end <= len(s.b) { // else it is small, or a copy
+		unneeded(s.b[begin:end])
+	}
 }
 
 const (

@@ -41,14 +41,17 @@ func (t Tensor) check() error {
 
 // Floats returns a copy of the values of an F32, F16, BF16 or F64 tensor, which outlives the file. F64 is rounded. NaN
 // and infinities pass; Scope.Floats refuses them.
-func (t Tensor) Floats() ([]float32, error) {
+func (t Tensor) Floats() ([]float32, error) { return t.floatsInto(nil) }
+
+// floatsInto is Floats in buf, or in memory of its own where that is too short.
+func (t Tensor) floatsInto(buf []float32) ([]float32, error) {
 	if !t.DType.Float() {
 		return nil, fmt.Errorf("weights: tensor %s has dtype %s, expected F32, F16, BF16 or F64", quote(t.Name), t.DType)
 	}
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	out := make([]float32, t.Len())
+	out := sized(buf, t.Len())
 	err := t.src.guard(func() error {
 		decode(out, t.Data, t.DType)
 		return nil
@@ -57,6 +60,14 @@ func (t Tensor) Floats() ([]float32, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// sized is buf with n elements, or a new slice.
+func sized(buf []float32, n int) []float32 {
+	if cap(buf) < n {
+		return make([]float32, n)
+	}
+	return buf[:n]
 }
 
 // decode converts by whole tensors; src may have any alignment.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -181,4 +182,39 @@ func TestShapesOnly(t *testing.T) {
 	require.ErrorContains(t, s.CheckAllRead(), "b")
 	require.Len(t, f.Unread(), 2)
 	require.Equal(t, make([]float32, 6), Synthetic("x", 1).ShapesOnly().Scope().Floats("any", 2, 3))
+}
+
+func TestSynthetic(t *testing.T) {
+	f := Synthetic("x", 1)
+	first := f.Scope().Floats("a.weight", 3, 4)
+	require.Equal(t, first, f.Scope().Floats("a.weight", 3, 4), "made again, the same")
+	require.NotEqual(t, first, f.Scope().Floats("b.weight", 3, 4))
+	require.Panics(t, func() { f.Scope().Floats("a.weight", 4, 3) })
+	require.Equal(t, []string{"a.weight", "b.weight"}, f.Names())
+	x, ok := f.Tensor("a.weight")
+	require.True(t, ok)
+	got, err := x.Floats()
+	require.NoError(t, err)
+	require.Equal(t, first, got)
+	require.False(t, f.Scope().Has("c"))
+	require.NoError(t, f.CheckAllRead())
+}
+
+// TestFloatsInto: one buffer serves all tensors, and the pages that were let go come back when they are read again.
+func TestFloatsInto(t *testing.T) {
+	large := make([]float32, 1<<16+5)
+	for i := range large {
+		large[i] = float32(i)
+	}
+	path := filepath.Join(t.TempDir(), "f.safetensors")
+	require.NoError(t, Write(path, []Tensor{FromFloats("a", large, len(large)), FromFloats("b", []float32{1, 2}, 2), FromFloats("c", large, len(large))}, nil))
+	s := open(t, path).Scope()
+	buf := s.FloatsInto(nil, "a", len(large))
+	require.Equal(t, large, buf)
+	small := s.FloatsInto(buf, "b", 2)
+	require.Equal(t, []float32{1, 2}, small)
+	require.Same(t, &buf[0], &small[0])
+	require.Same(t, &buf[0], &s.FloatsInto(small, "c", len(large))[0])
+	require.Equal(t, large, s.Floats("c", len(large)))
+	require.Equal(t, large, s.Floats("a", len(large)))
 }
