@@ -6,10 +6,10 @@ import (
 	"github.com/spin-native/spin/kernels"
 )
 
-// Device owns a backend and a pool of its memory.
+// Device owns a backend and an arena of its memory.
 type Device struct {
 	b     kernels.Backend
-	free  map[int][]kernels.Buffer
+	arena arena
 	live  []*Tensor // tensors of the open brackets, innermost last
 	depth int       // open brackets
 	stats Stats
@@ -18,15 +18,13 @@ type Device struct {
 // Stats counts a device's memory in bytes.
 type Stats struct {
 	Live      int64 // in tensors that have not been freed
-	Peak      int64 // the largest Live so far
-	Allocated int64 // taken from the backend, pool included
+	Peak      int64 // the most that tensors reached up to so far, gaps between them included: what Reserve must be told
+	Allocated int64 // taken from the backend
 	Allocs    int64 // times that the backend was asked for memory
 }
 
 // NewDevice takes the backend over: Close closes it.
-func NewDevice(b kernels.Backend) *Device {
-	return &Device{b: b, free: map[int][]kernels.Buffer{}}
-}
+func NewDevice(b kernels.Backend) *Device { return &Device{b: b} }
 
 // Name is the backend's name.
 func (d *Device) Name() string { return d.b.Name() }
@@ -42,44 +40,74 @@ func (d *Device) Sync() error { return d.b.Sync() }
 
 // Close releases all memory of the device. Its tensors are dead after it.
 func (d *Device) Close() error {
-	d.free, d.live = map[int][]kernels.Buffer{}, nil
+	for _, r := range d.arena.regions {
+		r.buf = nil
+	}
+	d.arena, d.live = arena{}, nil
 	return d.b.Close()
 }
 
-// Trim gives pooled memory that is not in use back to the backend.
-func (d *Device) Trim() {
-	for n, list := range d.free {
-		for _, b := range list {
-			d.b.Free(b)
-			d.stats.Allocated -= 4 * int64(n)
-		}
-		delete(d.free, n)
+// Reserve takes memory for tensors in one piece. A program that calls it first, with the Peak of an earlier run that did
+// the same, or of one on a device that computes nothing, needs no other memory. Without it, and for what exceeds it, a
+// device takes memory as tensors come, in pieces that double.
+func (d *Device) Reserve(bytes int64) (err error) {
+	const op = "tensor.Reserve"
+	defer Catch(&err)
+	if bytes <= 0 || bytes/4 > maxElements {
+		Fail(op, "%d bytes asked for", bytes)
 	}
+	if err := d.add(roundUp(int((bytes + 3) / 4))); err != nil {
+		FailWith(op, err, "%d MB asked for, %d MB in use on %s", bytes>>20, d.stats.Allocated>>20, d.Name())
+	}
+	return nil
 }
 
-func (d *Device) take(n int) kernels.Buffer {
-	if list := d.free[n]; len(list) > 0 {
-		b := list[len(list)-1]
-		d.free[n] = list[:len(list)-1]
-		d.count(n)
-		return b
-	}
-	b, err := d.b.Alloc(n)
+// add gives the arena a region of n floats.
+func (d *Device) add(n int) error {
+	buf, err := d.b.Alloc(n)
 	if err != nil {
-		d.Trim() // pooled sizes that no longer occur may be what is in the way
-		if b, err = d.b.Alloc(n); err != nil {
-			FailWith("tensor.New", err, "%d MB asked for, %d MB in use on %s", 4*n>>20, d.stats.Allocated>>20, d.Name())
-		}
+		return err
 	}
-	d.stats.Allocated += 4 * int64(n)
+	d.arena.add(buf)
+	d.stats.Allocated += 4 * int64(buf.Len())
 	d.stats.Allocs++
-	d.count(n)
-	return b
+	return nil
 }
 
-func (d *Device) count(n int) {
+// Trim gives memory that holds no tensor back to the backend, as far as it was taken in pieces of its own.
+func (d *Device) Trim() {
+	d.arena.trim(func(b kernels.Buffer) {
+		d.stats.Allocated -= 4 * int64(b.Len())
+		d.b.Free(b)
+	})
+}
+
+// take is a place for n floats.
+func (d *Device) take(n int) *span {
+	s := d.arena.take(n)
+	if s == nil {
+		d.grow(n)
+		s = d.arena.take(n)
+	}
 	d.stats.Live += 4 * int64(n)
-	d.stats.Peak = max(d.stats.Peak, d.stats.Live)
+	d.stats.Peak = max(d.stats.Peak, 4*int64(d.arena.extent))
+	return s
+}
+
+// least is the smallest region that is taken unasked, in floats.
+const least = 1 << 18
+
+// grow adds a region that n floats fit into, as large as all others together so that a program ends up with few. Free
+// regions merge into it. Where there is not that much, it makes do with n.
+func (d *Device) grow(n int) {
+	all := int(d.stats.Allocated / 4)
+	d.Trim()
+	if d.add(max(room(n), all, least)) == nil {
+		return
+	}
+	if err := d.add(room(n)); err != nil {
+		FailWith("tensor.New", err, "%d MB asked for, %d MB in use on %s", 4*n>>20, d.stats.Allocated>>20, d.Name())
+	}
 }
 
 // New returns a tensor with undefined contents. Inside a bracket it is freed at the bracket's end; outside of any it
@@ -89,7 +117,8 @@ func (d *Device) New(n, h, w, c int) *Tensor {
 		Fail("tensor.New", "shape [%d %d %d %d] is empty or too large", n, h, w, c)
 	}
 	size := n * h * w * c
-	t := &Tensor{d: d, v: kernels.View{Buf: d.take(size), N: n, H: h, W: w, C: c}}
+	at := d.take(size)
+	t := &Tensor{d: d, at: at, v: kernels.View{Buf: at.r.buf, Off: at.off, N: n, H: h, W: w, C: c}}
 	if d.depth > 0 {
 		d.live = append(d.live, t)
 	}

@@ -1,14 +1,29 @@
 // Package tensor gives the networks and the solver device tensors with shapes that are checked and memory that is
-// pooled.
+// used again.
 //
-// A Device wraps one kernels.Backend. Tensors are NHWC float32; vectors are [N,1,1,C]. Memory comes from a pool of
-// exact sizes that stops growing after the first pass. Code that makes temporaries brackets them:
+// A Device wraps one kernels.Backend. Tensors are NHWC float32; vectors are [N,1,1,C]. Code that makes temporaries
+// brackets them:
 //
 //	func block(x *tensor.Tensor) (out *tensor.Tensor) {
 //		defer x.Device().Tidy(&out)()
 //		h := ...          // freed on return
 //		return result     // kept, and handed to the caller's own bracket, if there is one
 //	}
+//
+// # Memory
+//
+// Tensors are cut out of an arena: a few large pieces of the backend's memory, in which freed neighbours merge and a new
+// tensor goes where it fits best. Places depend on the tensors alive alone, so a program that repeats itself takes no
+// more memory. It also means that a run can be rehearsed, on a backend that computes nothing, and its memory taken in one
+// piece, exactly:
+//
+//	plan, err := cpu.Open(cpu.Options{Plan: true})
+//	dry := tensor.NewDevice(plan)
+//	err = dry.Reserve(1 << 50)             // a piece without end, which costs nothing there
+//	...                                    // load the network (weights.File.ShapesOnly is enough) and call it once
+//	err = d.Reserve(dry.Stats().Peak)      // on the real device, before anything else
+//
+// Reserve is optional. Without it a Device takes memory as it needs it, in pieces that double.
 //
 // # Errors
 //

@@ -120,7 +120,7 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 
 // Moments returns the tensor's per-channel moments, computing them where the tensor's producer did not.
 func (t *Tensor) Moments() *Tensor {
-	if t.moments == nil || t.moments.freed {
+	if t.moments == nil || t.moments.freed() {
 		t.alive("tensor.Moments")
 		t.moments = t.d.New(t.N(), 1, 2, t.C())
 		t.d.b.Moments(t.moments.v, t.v)

@@ -10,8 +10,8 @@ import (
 type Tensor struct {
 	d       *Device
 	v       kernels.View
+	at      *span   // in the device's arena; nil: freed
 	moments *Tensor // per-channel moments, where the operation that made the tensor gathered them
-	freed   bool
 }
 
 // Device returns the device that holds the tensor.
@@ -57,27 +57,30 @@ func (t *Tensor) Floats() ([]float32, error) {
 	return dst, t.d.b.Download(dst, t.v)
 }
 
-// Free gives the memory back to the pool at once.
+// Free gives the memory back to the device at once.
 func (t *Tensor) Free() {
 	t.alive("tensor.Free")
 	t.release()
 }
 
 func (t *Tensor) release() {
-	if t.freed {
+	if t.freed() {
 		return
 	}
-	t.freed = true
-	n := t.v.Buf.Len()
-	t.d.free[n] = append(t.d.free[n], t.v.Buf)
-	t.d.stats.Live -= 4 * int64(n)
+	if t.at.r.buf != nil { // the device is open
+		t.d.arena.release(t.at)
+	}
+	t.at = nil
+	t.d.stats.Live -= 4 * int64(t.Len())
 	if t.moments != nil {
 		t.moments.release()
 	}
 }
 
+func (t *Tensor) freed() bool { return t.at == nil }
+
 func (t *Tensor) alive(op string) {
-	if t.freed {
+	if t.freed() {
 		Fail(op, "tensor of shape %v was freed before", t)
 	}
 }

@@ -3,6 +3,7 @@ package tensor_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,19 +46,79 @@ func TestTidy(t *testing.T) {
 	require.Panics(t, func() { outer.Free() })
 }
 
-// TestPool: freed memory is used again, exact size by exact size, and Trim gives it back.
-func TestPool(t *testing.T) {
-	d := device(t)
+// step is what a pass of a network does to memory.
+func step(d *tensor.Device) {
+	defer d.Tidy()()
+	var skips []*tensor.Tensor
+	for i := range 8 {
+		skips = append(skips, d.New(1, 64, 64, 8*(i+1)))
+		d.New(1, 64, 64, 4*(i+2)).Free()
+		d.New(1, 1, 2, 8*(i+1))
+	}
+	for i := range skips {
+		d.New(1, 64, 64, 8*(8-i)+3)
+		skips[len(skips)-1-i].Free()
+	}
+}
+
+// TestReserve: with the peak of an earlier run one piece of memory is enough for the same again.
+func TestReserve(t *testing.T) {
+	first := device(t)
+	step(first)
+	step(first)
+	unplanned := first.Stats()
+	require.Zero(t, unplanned.Live)
+	step(first)
+	require.Equal(t, unplanned.Allocs, first.Stats().Allocs, "the second pass was the last to take memory")
+
+	d := tensor.NewDevice(ref.Open())
+	require.NoError(t, d.Reserve(1<<30))
+	step(d)
+	peak := d.Stats().Peak
+	require.Zero(t, peak%64)
+
+	d = device(t)
+	require.NoError(t, d.Reserve(peak))
 	for range 3 {
+		step(d)
+		require.Equal(t, tensor.Stats{Peak: peak, Allocated: peak, Allocs: 1}, d.Stats())
+	}
+	large := d.New(1, 1024, 1024, int(peak>>20)) // four times the peak: taken in place of what is there
+	require.Equal(t, int64(2), d.Stats().Allocs)
+	all := d.Stats().Allocated
+	require.InDelta(t, 4*large.Len(), all, 4096)
+	d.Trim()
+	require.Equal(t, all, d.Stats().Allocated, "it is in use")
+	large.Free()
+	d.Trim()
+	require.Zero(t, d.Stats().Allocated)
+	step(d)
+
+	for _, bytes := range []int64{0, -1, math.MaxInt64, 1 << 58} {
+		var e *tensor.Error
+		require.ErrorAs(t, d.Reserve(bytes), &e, bytes)
+	}
+}
+
+// TestCheap: a tensor costs Go itself one small object, and nothing is kept of it.
+func TestCheap(t *testing.T) {
+	d := device(t)
+	require.NoError(t, d.Reserve(1<<20))
+	d.New(1, 1, 1, 7)
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
 		a, b := d.New(1, 8, 8, 3), d.New(1, 8, 8, 4)
 		a.Free()
 		b.Free()
-	}
-	require.Equal(t, int64(2), d.Stats().Allocs)
-	require.Equal(t, int64(4*64*7), d.Stats().Allocated)
-	require.Equal(t, int64(4*64*7), d.Stats().Peak)
-	d.Trim()
-	require.Zero(t, d.Stats().Allocated)
+	}), 2.0)
+}
+
+// TestFreeAfterClose: a tensor that outlives its device is harmless.
+func TestFreeAfterClose(t *testing.T) {
+	d := tensor.NewDevice(ref.Open())
+	a, b := d.New(1, 8, 8, 3), d.New(1, 8, 8, 4)
+	require.NoError(t, d.Close())
+	a.Free()
+	b.Free()
 }
 
 func TestImages(t *testing.T) {
