@@ -18,6 +18,7 @@ import (
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -57,8 +58,11 @@ func array(name string, shape ...int) weights.Tensor {
 // tinyTensors is a whole network of the configuration.
 func tinyTensors() []weights.Tensor {
 	f := weights.Synthetic("tiny", 1)
-	d, _ := dryrun.Open()
-	if _, err := nn.LoadUNet(d, f.Scope(), tiny(), nn.LoadOptions{}); err != nil {
+	d, err := dryrun.Open(cpu.Options{})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := nn.LoadUNet(d.Device, f.Scope(), tiny(), nn.LoadOptions{}); err != nil {
 		panic(err)
 	}
 	var list []weights.Tensor
@@ -476,8 +480,9 @@ func TestStreaming(t *testing.T) {
 	c.ModelChannels, c.NumHeadChannels = 128, 64
 	c.ChannelMult = []float64{1, 2}
 	f := weights.Synthetic("big", 1)
-	d, _ := dryrun.Open()
-	_, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{})
+	d, err := dryrun.Open(cpu.Options{})
+	require.NoError(t, err)
+	_, err = nn.LoadUNet(d.Device, f.Scope(), c, nn.LoadOptions{})
 	require.NoError(t, err)
 	var list []weights.Tensor
 	var most, total int

@@ -92,7 +92,7 @@ func (r *report) fill(jobs []job, dryRun bool) error {
 			if err != nil {
 				return err
 			}
-			n.memory = cost.Memory
+			n.memory = cost.Memory.Total()
 			r.List, r.Layers, r.Memory = append(r.List, n.list...), append(r.Layers, n.layers...), r.Memory+n.memory
 		}
 		r.Tensors, r.Parameters, r.DataBytes = r.Tensors+n.Tensors, r.Parameters+n.Parameters, r.DataBytes+n.DataBytes
@@ -125,7 +125,7 @@ func (r report) print(w io.Writer, asJSON bool) error {
 		}
 		fmt.Fprintf(&b, "%s, %s: %d tensors, %d parameters, %.1f MB", printable(what), n.Info.Family, n.Tensors, n.Parameters, float64(n.DataBytes)/1e6)
 		if n.memory > 0 {
-			fmt.Fprintf(&b, "; a run at %d x %d takes about %d MB", n.Info.ImageSize, n.Info.ImageSize, n.memory>>20)
+			fmt.Fprintf(&b, "; a run at %d x %d takes %d MB", n.Info.ImageSize, n.Info.ImageSize, (n.memory+1<<19)>>20)
 		}
 		if len(n.Files) == 1 && len(r.Networks) == 1 {
 			fmt.Fprintf(&b, "; wrote %s, %.1f MB", n.Files[0], float64(r.FileBytes)/1e6)

@@ -61,15 +61,18 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				return err
 			}
 			defer file.close()
-			cost, err := file.cost(batch, size, size)
-			if err != nil {
-				return err
-			}
 			d, err := dev.open(c)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
+			cost, err := file.cost(dev.options(), batch, size, size)
+			if err != nil {
+				return err
+			}
+			if err := d.Reserve(cost.Memory.Activations); err != nil {
+				return err
+			}
 			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: cost.FLOP / 1e9}
 			if r.Threads == 0 {
 				r.Threads = runtime.GOMAXPROCS(0)

@@ -13,6 +13,7 @@ import (
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
 )
 
 //go:embed assets/photo.png
@@ -37,6 +38,15 @@ var demoTasks = []demoTask{
 		m, err := solver.ScratchMask(h, w, 14, demoSeed)
 		return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{m}, Note: "scratches:14"}, err
 	}},
+}
+
+// measure damages the picture.
+func (t demoTask) measure(d *tensor.Device, pic *imagefile.Image) (*solver.Measurement, error) {
+	spec, err := t.spec(pic.H, pic.W)
+	if err != nil {
+		return nil, err
+	}
+	return degrade(d, pic, spec, t.sigma, demoSeed)
 }
 
 // demoSeed makes the demonstration the same everywhere.
@@ -76,7 +86,18 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 			if err != nil {
 				return err
 			}
-			p, err := f.prior.load(d, 1, pic.H, pic.W)
+			p, err := f.load(d, 1, pic.H, pic.W, func(d *tensor.Device, p *prior) error {
+				for _, t := range demoTasks {
+					m, err := t.measure(d, pic)
+					if err == nil {
+						_, err = solve(c.Context(), d, p, m, min(calls, rehearsed), 1, f.seed, nil)
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 			if err != nil {
 				return err
 			}
@@ -91,11 +112,7 @@ a picture of each with its PSNR and SSIM. It needs no arguments and no files.`,
 			var lines []line
 			start := time.Now()
 			for i, t := range demoTasks {
-				spec, err := t.spec(pic.H, pic.W)
-				if err != nil {
-					return err
-				}
-				m, err := degrade(d, pic, spec, t.sigma, demoSeed)
+				m, err := t.measure(d, pic)
 				if err != nil {
 					return err
 				}

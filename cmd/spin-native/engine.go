@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
@@ -50,12 +51,14 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	if f.dtype != "f32" {
 		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32", f.dtype, f.device)
 	}
-	b, err := cpu.Open(cpu.Options{Threads: f.threads})
+	b, err := cpu.Open(f.options())
 	if err != nil {
 		return nil, err
 	}
 	return tensor.NewDevice(b), nil
 }
+
+func (f *deviceFlags) options() cpu.Options { return cpu.Options{Threads: f.threads} }
 
 // priorFlags say what pictures look like.
 type priorFlags struct {
@@ -85,6 +88,7 @@ func (p *priorFile) close() {
 	for _, c := range p.closers {
 		c.Close()
 	}
+	p.closers, p.weights = nil, nil
 }
 
 // open reads what the file says and checks that it can serve as a prior for pictures.
@@ -131,14 +135,13 @@ func (f priorFlags) open() (p *priorFile, err error) {
 	return p, nil
 }
 
-// load builds the network on a device. edge is the size of the pictures to come.
+// load builds the network on a device and closes the file. edge is the size of the pictures to come.
 func (p *priorFile) load(d *tensor.Device, edge int) (*nn.UNet, error) {
+	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
+	defer p.close()
 	net, err := nn.LoadUNet(d, p.weights.Scope(), p.config, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
 	if err == nil {
 		err = p.weights.CheckAllRead()
-	}
-	if err == nil && net.OutChannels() != 3 {
-		err = fmt.Errorf("it predicts %d channels, expected 3, or 6 with a learned variance", net.OutChannels())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
@@ -148,29 +151,17 @@ func (p *priorFile) load(d *tensor.Device, edge int) (*nn.UNet, error) {
 
 // prior is a network with what the solver must know about it.
 type prior struct {
-	info weights.Info
-	net  *nn.UNet
-	den  solver.Denoiser
+	info  weights.Info
+	den   solver.Denoiser
+	noise solver.Noise // nil: that of the seed
 }
 
-// load opens a prior and makes a denoiser of it, for n pictures of h x w at a time. It refuses a run that would not fit.
-func (f priorFlags) load(d *tensor.Device, n, h, w int) (*prior, error) {
-	file, err := f.open()
-	if err != nil {
-		return nil, err
+// denoiser makes a prior of the file's network.
+func (p *priorFile) denoiser(net *nn.UNet) (*prior, error) {
+	if net.OutChannels() != 3 {
+		return nil, fmt.Errorf("prior: it predicts %d channels, expected 3, or 6 with a learned variance", net.OutChannels())
 	}
-	defer file.close()
-	if file.config.NumClasses > 0 {
-		return nil, fmt.Errorf("prior: %s is conditioned on classes, which needs a label that pictures do not have; use an unconditional one", f.path)
-	}
-	if err := file.checkMemory(n, h, w); err != nil {
-		return nil, err
-	}
-	net, err := file.load(d, max(h, w))
-	if err != nil {
-		return nil, err
-	}
-	betas, err := file.info.Schedule.Values()
+	betas, err := p.info.Schedule.Values()
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
 	}
@@ -178,41 +169,91 @@ func (f priorFlags) load(d *tensor.Device, n, h, w int) (*prior, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
 	}
-	p := &prior{info: file.info, net: net}
-	p.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
+	return &prior{info: p.info, den: solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
 		return net.Forward(x, []float64{t}, nil)
-	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(file.info.Prediction), Multiple: file.config.Downsampling()})
-	return p, nil
+	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(p.info.Prediction), Multiple: p.config.Downsampling()})}, nil
 }
 
-// cost is what a run of the prior on n pictures of h x w takes.
-func (p *priorFile) cost(n, h, w int) (checkpoint.Cost, error) {
-	c, err := checkpoint.GuidedCost(p.weights, p.config, n, h, w)
+// load opens a prior and makes a denoiser of it, for n pictures of h x w at a time. run is what will be done with it: load
+// rehearses it on a device that computes nothing, which tells how much memory to take, and refuses what would not fit.
+func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device, *prior) error) (*prior, error) {
+	file, err := f.prior.open()
+	if err != nil {
+		return nil, err
+	}
+	defer file.close()
+	if file.config.NumClasses > 0 {
+		return nil, fmt.Errorf("prior: %s is conditioned on classes, which needs a label that pictures do not have; use an unconditional one", f.prior.path)
+	}
+	// One call first: a run that does not fit should not even be rehearsed, with the pictures that it has on the host.
+	if err := file.checkMemory(f.options(), n, h, w); err != nil {
+		return nil, err
+	}
+	cost, err := checkpoint.Rehearse(f.options(), file.weights, file.config, max(h, w), func(net *nn.UNet) error {
+		p, err := file.denoiser(net)
+		if err != nil {
+			return err
+		}
+		p.noise = silence{}
+		return run(net.Device(), p)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := fits(cost.Memory, n, h, w); err != nil {
+		return nil, err
+	}
+	if err := d.Reserve(cost.Memory.Activations); err != nil {
+		return nil, err
+	}
+	net, err := file.load(d, max(h, w))
+	if err != nil {
+		return nil, err
+	}
+	return file.denoiser(net)
+}
+
+// rehearsed is the number of denoiser calls of a rehearsal. Every step leaves the memory as it found it, so that a few
+// calls tell of all.
+const rehearsed = solver.Fast
+
+// silence is the noise of a rehearsal.
+type silence struct{}
+
+func (silence) Normal(dst []float32, _, _ int) { clear(dst) }
+
+// cost is what one call of the prior on n pictures of h x w takes.
+func (p *priorFile) cost(o cpu.Options, n, h, w int) (dryrun.Cost, error) {
+	c, err := checkpoint.GuidedCost(o, p.weights, p.config, n, h, w)
 	if err != nil {
 		err = fmt.Errorf("prior: %w", err)
 	}
 	return c, err
 }
 
-// checkMemory refuses a run that would not fit.
-func (p *priorFile) checkMemory(n, h, w int) error {
-	free := availableMemory()
-	if free == 0 {
-		return nil
-	}
-	cost, err := p.cost(n, h, w)
+// checkMemory refuses pictures of which not even one call of the prior would fit.
+func (p *priorFile) checkMemory(o cpu.Options, n, h, w int) error {
+	cost, err := p.cost(o, n, h, w)
 	if err != nil {
 		return err
 	}
-	if cost.Memory > free {
-		fit := ""
-		if n > 1 {
-			fit = "; --samples 1 needs less"
-		}
-		return fmt.Errorf("a picture of %d x %d pixels needs about %d MB of memory with this prior, %d MB are free: make the picture smaller, or cut it into parts%s",
-			w, h, cost.Memory>>20, free>>20, fit)
+	return fits(cost.Memory, n, h, w)
+}
+
+// fits refuses a run on n pictures of h x w that takes more than there is.
+func fits(m dryrun.Memory, n, h, w int) error {
+	// The input in the file's form and as planes, the measurement of each sample, the result on its way to the file, panels.
+	const hostPictures = 12
+	free, need := availableMemory(), m.Total()+hostPictures*int64(n)*int64(h)*int64(w)*3*4
+	if free == 0 || need <= free {
+		return nil
 	}
-	return nil
+	fit := ""
+	if n > 1 {
+		fit = "; --samples 1 needs less"
+	}
+	return fmt.Errorf("a picture of %d x %d pixels needs %d MB of memory with this prior, %d MB are free: make the picture smaller, or cut it into parts%s",
+		w, h, need>>20, free>>20, fit)
 }
 
 // availableMemory is what the system can still give, in bytes; 0 where it does not say.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"runtime"
 	"sort"
 	"strings"
 	"text/tabwriter"
@@ -10,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
 	"github.com/spin-native/spin/weights/photo"
@@ -35,10 +38,17 @@ type componentTable struct {
 	DTypes     map[string]int     `json:"dtypes"` // tensors of each
 	Bytes      int64              `json:"bytes"`
 	Blocks     []checkpoint.Block `json:"blocks"`
-	// Memory is what one picture of the network's own size takes to run, in bytes; 0 where this version cannot run it.
-	Memory int64 `json:"memory,omitempty"`
+	Memory     *memoryTable       `json:"memory,omitempty"` // absent where this version cannot run it
 
 	list []weights.Tensor
+}
+
+// memoryTable is what one call on one picture of the network's own size takes, in bytes.
+type memoryTable struct {
+	dryrun.Memory
+	Total   int64  `json:"total"`
+	Threads int    `json:"threads"`
+	Device  string `json:"device"`
 }
 
 func newInfo() *cobra.Command {
@@ -126,8 +136,8 @@ func (r *infoReport) memory(name, preset string) error {
 			return err
 		}
 		defer p.close()
-		cost, err := p.cost(1, c.Info.ImageSize, c.Info.ImageSize)
-		r.Components[i].Memory = cost.Memory
+		cost, err := p.cost(cpu.Options{}, 1, c.Info.ImageSize, c.Info.ImageSize)
+		r.Components[i].Memory = &memoryTable{cost.Memory, cost.Memory.Total(), runtime.GOMAXPROCS(0), cost.Device}
 		return err
 	}
 	return nil
@@ -185,8 +195,8 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 		}
 		row("predicts", "%s%s", i.Prediction, variance)
 		row("pictures", "%s in [%g, %g], trained at %d pixels", i.Color, i.ValueRange[0], i.ValueRange[1], i.ImageSize)
-		if c.Memory > 0 {
-			row("memory to run", "about %d MB at %d x %d", c.Memory>>20, i.ImageSize, i.ImageSize)
+		if m := c.Memory; m != nil {
+			row("memory to run", "%s at %d x %d (1 picture, %d threads, %s)", m.Memory, i.ImageSize, i.ImageSize, m.Threads, m.Device)
 		}
 		var types []string
 		for t, n := range c.DTypes {

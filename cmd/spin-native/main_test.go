@@ -20,6 +20,7 @@ import (
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -52,8 +53,9 @@ func tinyPrior(t *testing.T, change func(list []weights.Tensor)) string {
 	c, err := nn.ParseUNetConfig([]byte(config))
 	require.NoError(t, err)
 	f := weights.Synthetic("tiny", 1)
-	dry, _ := dryrun.Open()
-	_, err = nn.LoadUNet(dry, f.Scope(), c, nn.LoadOptions{})
+	dry, err := dryrun.Open(cpu.Options{})
+	require.NoError(t, err)
+	_, err = nn.LoadUNet(dry.Device, f.Scope(), c, nn.LoadOptions{})
 	require.NoError(t, err)
 	var list []weights.Tensor
 	for _, name := range f.Names() {
@@ -365,11 +367,54 @@ func TestTooLarge(t *testing.T) {
 	prior, err := priorFlags{path: builtin}.open()
 	require.NoError(t, err)
 	defer prior.close()
-	err = prior.checkMemory(64, 8000, 8000) // some 4 TB
+	err = prior.checkMemory(cpu.Options{}, 64, 8000, 8000) // some 4 TB
 	require.ErrorContains(t, err, "MB")
 	require.ErrorContains(t, err, "8000 x 8000")
 	require.ErrorContains(t, err, "--samples 1")
-	require.NoError(t, prior.checkMemory(1, 64, 64))
+	require.NoError(t, prior.checkMemory(cpu.Options{}, 1, 64, 64))
+}
+
+// TestPlannedMemory: the rehearsal of a run tells how much memory its tensors take, to the byte, also of a run that is
+// longer than it.
+func TestPlannedMemory(t *testing.T) {
+	path := tinyPrior(t, nil)
+	pic := imagefile.New(44, 36) // no multiple of what the network takes
+	for i := range pic.Pix {
+		pic.Pix[i] = float32(i%7)/7 - 0.5
+	}
+	motion, err := solver.MotionKernel(11, 0.5, 1)
+	require.NoError(t, err)
+	scratches, err := solver.ScratchMask(36, 44, 3, 1)
+	require.NoError(t, err)
+	for _, spec := range []solver.Spec{
+		{Kind: "denoise"}, {Kind: "downsample", Factor: 4}, {Kind: "blur", Kernel: motion}, {Kind: "inpaint", Masks: []*solver.Mask{scratches}},
+	} {
+		for samples := 1; samples <= 2; samples++ {
+			t.Run(fmt.Sprint(spec.Kind, samples), func(t *testing.T) {
+				other, err := cpu.Open(cpu.Options{})
+				require.NoError(t, err)
+				m, err := degrade(tensor.NewDevice(other), pic, spec, 0.05, 1)
+				require.NoError(t, err)
+				require.NoError(t, other.Close())
+
+				f := solveFlags{prior: priorFlags{path: path}, deviceFlags: deviceFlags{threads: 2}}
+				b, err := cpu.Open(f.options())
+				require.NoError(t, err)
+				d := tensor.NewDevice(b)
+				defer d.Close()
+				run := func(d *tensor.Device, p *prior, calls int) error {
+					_, err := solve(t.Context(), d, p, m, calls, samples, 1, nil)
+					return err
+				}
+				p, err := f.load(d, samples, 36, 44, func(d *tensor.Device, p *prior) error { return run(d, p, rehearsed) })
+				require.NoError(t, err)
+				require.NoError(t, run(d, p, rehearsed+9))
+				s := d.Stats()
+				require.Equal(t, int64(1), s.Allocs)
+				require.Equal(t, s.Allocated, s.Peak)
+			})
+		}
+	}
 }
 
 // TestInterrupt: the run ends within a step, with exit code 130 and nothing written.
@@ -403,7 +448,8 @@ func TestCheckAndInfo(t *testing.T) {
 	var r infoReport
 	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", "photo")), &r))
 	require.Equal(t, "networks", r.Kind)
-	require.NotZero(t, r.Components[0].Memory)
+	require.NotZero(t, r.Components[0].Memory.Activations)
+	require.Equal(t, r.Components[0].Memory.Memory.Total(), r.Components[0].Memory.Total)
 	bad := filepath.Join(t.TempDir(), "bad.safetensors")
 	require.NoError(t, os.WriteFile(bad, []byte("\x08\x00\x00\x00\x00\x00\x00\x00{\"a\":1}}"), 0o644))
 	code, _, errs = spin(t, "info", bad)

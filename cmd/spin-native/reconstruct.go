@@ -11,6 +11,7 @@ import (
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
 )
 
 // defaultSigma is the noise that a picture is taken to have where nobody says: none where pixels are to be kept as they
@@ -127,7 +128,10 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
 		}
 	}
-	p, err := f.prior.load(d, f.samples, h, w)
+	p, err := f.load(d, f.samples, h, w, func(d *tensor.Device, p *prior) error {
+		_, err := solve(c.Context(), d, p, m, min(calls, rehearsed), f.samples, f.seed, nil)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	}
 	settings := solver.Defaults(task, m.Sigma, schedule)
 	settings.Calls = calls
-	settings.Seed, settings.Progress = seed, progress
+	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
 	res, err := solver.Spin(ctx, problem, p.den, settings)
 	if err != nil {
 		return nil, err

@@ -8,61 +8,57 @@ import (
 	"strings"
 
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
 )
 
-// Cost is what a network takes in a reconstruction.
-type Cost struct {
-	Memory int64   // bytes, about: tensors, weights and the solver's pictures
-	FLOP   float64 // of one call; a multiplication and an addition are two
-}
-
-// GuidedCost runs a guided-diffusion network on n pictures of h x w without computing. f may be any file with its
-// tensors; their values are not read.
-func GuidedCost(f *weights.File, c nn.UNetConfig, n, h, w int) (Cost, error) {
+// Rehearse loads a guided-diffusion network onto a device that only stands for cpu.Open(o), lets run use it, and tells
+// what all that would have taken. edge is the size of the pictures to come. f may be any file with the network's tensors;
+// their values are not read.
+func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run func(*nn.UNet) error) (cost dryrun.Cost, err error) {
+	defer tensor.Catch(&err)
+	d, err := dryrun.Open(o)
+	if err != nil {
+		return cost, err
+	}
+	defer d.Close()
 	shapes := f.ShapesOnly()
-	d, flop := dryrun.Open()
-	net, err := nn.LoadUNet(d, shapes.Scope(), c, nn.LoadOptions{MeanOnly: true})
+	net, err := nn.LoadUNet(d.Device, shapes.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
 	if err == nil {
 		err = shapes.CheckAllRead()
 	}
-	if err != nil {
-		return Cost{}, err
+	if err == nil {
+		err = run(net)
 	}
-	m := c.Downsampling()
-	h, w = (h+m-1)/m*m, (w+m-1)/m*m
-	labels := make([]int, n*min(c.NumClasses, 1))
-	if _, err := net.Predict(d.New(n, h, w, c.InChannels), []float64{0}, labels); err != nil {
-		return Cost{}, err
-	}
-	var parameters int64
-	for _, name := range f.Names() {
-		t, _ := f.Tensor(name)
-		parameters += int64(t.Len())
-	}
-	const pictures = 24 // x, x0, noise, measurement, the inner optimiser's, and those of the file formats
-	const packed = 4    // Winograd weights are 4 times as many
-	return Cost{
-		Memory: d.Stats().Peak + 4*packed*parameters + pictures*4*int64(n)*int64(h)*int64(w)*int64(c.InChannels),
-		FLOP:   *flop,
-	}, nil
+	return d.Cost(), err
 }
 
-// Cost is GuidedCost for one picture of the network's own size; zero for families that cannot be run yet.
-func (c Component) Cost() (Cost, error) {
+// GuidedCost rehearses one call of a network on n pictures of h x w.
+func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (dryrun.Cost, error) {
+	return Rehearse(o, f, c, max(h, w), func(net *nn.UNet) error {
+		m := c.Downsampling()
+		x := net.Device().New(n, (h+m-1)/m*m, (w+m-1)/m*m, c.InChannels)
+		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)))
+		return err
+	})
+}
+
+// Cost is GuidedCost for one picture of the network's own size on this machine; zero for families that cannot be run yet.
+func (c Component) Cost() (dryrun.Cost, error) {
 	if c.Info.Family != FamilyGuided {
-		return Cost{}, nil
+		return dryrun.Cost{}, nil
 	}
 	config, err := nn.ParseUNetConfig(c.Info.Model)
 	if err != nil {
-		return Cost{}, err
+		return dryrun.Cost{}, err
 	}
 	f, err := weights.FromTensors("model", c.Tensors, nil)
 	if err != nil {
-		return Cost{}, err
+		return dryrun.Cost{}, err
 	}
-	return GuidedCost(f, config, 1, c.Info.ImageSize, c.Info.ImageSize)
+	return GuidedCost(cpu.Options{}, f, config, 1, c.Info.ImageSize, c.Info.ImageSize)
 }
 
 // Block sums up the tensors of one block of a network.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -215,8 +216,12 @@ func checkGuided(c nn.UNetConfig, list []weights.Tensor) error {
 		return err
 	}
 	shapes := f.ShapesOnly()
-	d, _ := dryrun.Open()
-	if _, err := nn.LoadUNet(d, shapes.Scope(), c, nn.LoadOptions{}); err != nil {
+	d, err := dryrun.Open(cpu.Options{})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if _, err := nn.LoadUNet(d.Device, shapes.Scope(), c, nn.LoadOptions{}); err != nil {
 		return err
 	}
 	return shapes.CheckAllRead()

@@ -11,6 +11,7 @@ import (
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/profile"
 	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/kernels/ref"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
@@ -29,8 +30,9 @@ func network(t *testing.T, d *tensor.Device) *nn.UNet {
 }
 
 func TestNetwork(t *testing.T) {
-	dry, flop := dryrun.Open()
-	network(t, dry).Forward(dry.New(1, 16, 8, 3), []float64{200}, nil)
+	dry, err := dryrun.Open(cpu.Options{})
+	require.NoError(t, err)
+	network(t, dry.Device).Forward(dry.New(1, 16, 8, 3), []float64{200}, nil)
 
 	p := profile.New(ref.Open())
 	require.Equal(t, "ref", p.Name())
@@ -70,7 +72,7 @@ func TestNetwork(t *testing.T) {
 	} {
 		require.Contains(t, rows, want)
 	}
-	require.InDelta(t, *flop/1e9, gflop, 1e-9)
+	require.InDelta(t, dry.Cost().FLOP/1e9, gflop, 1e-9)
 	require.InDelta(t, 1, share, 1e-9)
 
 	layers := 0

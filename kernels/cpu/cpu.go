@@ -26,8 +26,12 @@ type Backend struct {
 	lv      *C.level
 	threads int
 
+	nowhere unsafe.Pointer // of a plan: what all its memory points to, which is never read or written; nil: no plan
+
 	mu      sync.Mutex // Close may come while another goroutine looks at nothing else
 	memory  map[unsafe.Pointer]struct{}
+	held    int64       // bytes of malloc
+	tensors int64       // and those of Alloc among them
 	scratch [][]float32 // one per thread, grown to the largest task met
 	shared  []float32   // packed keys and values, padded images, partial sums
 }
@@ -61,6 +65,11 @@ func Open(o Options) (kernels.Backend, error) {
 		return nil, fmt.Errorf("cpu: level %q is not available here; there are: %s", o.Level, strings.Join(Levels(), ", "))
 	}
 	b.name, b.lv = "cpu/"+levels[i].name, levels[i].table()
+	if o.Plan {
+		if b.nowhere = b.malloc(0); b.nowhere == nil {
+			return nil, fmt.Errorf("cpu: %w", kernels.ErrOutOfMemory)
+		}
+	}
 	return b, nil
 }
 
@@ -72,9 +81,23 @@ type levelInfo struct {
 
 func (b *Backend) Name() string { return b.name }
 
+// planning reports whether nothing is to be computed. Every access to memory outside of each asks.
+func (b *Backend) planning() bool { return b.nowhere != nil }
+
+// Usage is the memory in use.
+func (b *Backend) Usage() Usage {
+	u := Usage{Tensors: b.tensors, Scratch: 4 * int64(len(b.shared))}
+	for _, s := range b.scratch {
+		u.Scratch += 4 * int64(len(s))
+	}
+	u.Weights = b.held - u.Tensors - u.Scratch
+	return u
+}
+
 type buffer struct {
-	p unsafe.Pointer
-	n int
+	p       unsafe.Pointer
+	n       int
+	planned bool
 }
 
 func (b *buffer) Len() int { return b.n }
@@ -85,34 +108,55 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 	if p == nil {
 		return nil, fmt.Errorf("cpu: %d MB: %w", 4*n>>20, kernels.ErrOutOfMemory)
 	}
-	return &buffer{p, n}, nil
+	b.tensors += 4 * int64(n)
+	return &buffer{p, n, b.planning()}, nil
 }
 
 func (b *Backend) malloc(n int) unsafe.Pointer {
 	if n < 0 || n > math.MaxInt/64 {
 		return nil
 	}
-	p := C.spin_alloc(C.ulong(4 * n))
+	p := b.nowhere
+	if p == nil {
+		p = C.spin_alloc(C.ulong(4 * n))
+	}
 	if p != nil {
 		b.mu.Lock()
 		b.memory[p] = struct{}{}
+		b.held += 4 * int64(n)
 		b.mu.Unlock()
 	}
 	return p
 }
 
-func (b *Backend) release(p unsafe.Pointer) {
+// release gives n floats back.
+func (b *Backend) release(p unsafe.Pointer, n int) {
 	b.mu.Lock()
-	delete(b.memory, p)
-	b.mu.Unlock()
-	C.spin_free(p)
+	defer b.mu.Unlock()
+	b.held -= 4 * int64(n)
+	if p != b.nowhere {
+		delete(b.memory, p)
+		C.spin_free(p)
+	}
 }
 
-func (b *Backend) Free(buf kernels.Buffer) { b.release(buf.(*buffer).p) }
+func (b *Backend) Free(buf kernels.Buffer) {
+	m := buf.(*buffer)
+	b.tensors -= 4 * int64(m.n)
+	b.release(m.p, m.n)
+}
 
-func (b *Backend) Upload(dst kernels.View, src []float32) { copy(floats(dst), src) }
+func (b *Backend) Upload(dst kernels.View, src []float32) {
+	if !b.planning() {
+		copy(floats(dst), src)
+	}
+}
 
 func (b *Backend) Download(dst []float32, src kernels.View) error {
+	if b.planning() {
+		clear(dst)
+		return nil
+	}
 	copy(dst, floats(src))
 	return nil
 }
@@ -126,7 +170,7 @@ func (b *Backend) Close() error {
 		C.spin_free(p)
 	}
 	clear(b.memory)
-	b.scratch, b.shared = make([][]float32, b.threads), nil
+	b.scratch, b.shared, b.held, b.tensors = make([][]float32, b.threads), nil, 0, 0
 	return nil
 }
 
@@ -142,7 +186,11 @@ func pointer(v kernels.View) unsafe.Pointer {
 	if v.Buf == nil {
 		return nil
 	}
-	return unsafe.Add(v.Buf.(*buffer).p, 4*v.Off)
+	m := v.Buf.(*buffer)
+	if m.planned {
+		return m.p
+	}
+	return unsafe.Add(m.p, 4*v.Off)
 }
 
 func cfloats(v kernels.View) *C.float { return (*C.float)(pointer(v)) }
@@ -153,7 +201,7 @@ func ptr(s []float32) *C.float { return (*C.float)(unsafe.Pointer(unsafe.SliceDa
 func (b *Backend) grow(s *[]float32, n int) []float32 {
 	if len(*s) < n {
 		if *s != nil {
-			b.release(unsafe.Pointer(unsafe.SliceData(*s)))
+			b.release(unsafe.Pointer(unsafe.SliceData(*s)), len(*s))
 		}
 		*s = nil
 		p := b.malloc(n)
@@ -179,6 +227,9 @@ func (b *Backend) each(tasks, scratch int, f func(task int, scratch []float32)) 
 	workers := min(b.threads, tasks)
 	for w := range workers {
 		b.grow(&b.scratch[w], scratch)
+	}
+	if b.planning() {
+		return
 	}
 	if workers <= 1 {
 		for t := range tasks {

@@ -13,5 +13,7 @@
 // An operation is cut into tasks by its shape alone, and a task's arithmetic does not depend on who runs it, so results
 // are the same bytes for any number of threads.
 //
+// Options.Plan opens a backend that goes through all of that but the leaves, to tell beforehand what memory it takes.
+//
 // Without cgo (CGO_ENABLED=0) Open returns the reference backend, which is complete and slow.
 package cpu

@@ -35,6 +35,9 @@ func of(v kernels.View, n int) kernels.View {
 }
 
 func (b *Backend) Blend(k *kernels.Blend) {
+	if b.planning() {
+		return
+	}
 	args := make([]C.blend_args, k.Dst.N)
 	for n := range args {
 		a := &args[n]
@@ -66,6 +69,9 @@ func flag(b bool) C.int {
 
 // Dot adds partial sums of fixed chunks in order.
 func (b *Backend) Dot(dst, x, y kernels.View) {
+	if b.planning() {
+		return
+	}
 	per := x.Pixels() * x.C
 	chunks := (per + chunk - 1) / chunk
 	part := make([]float64, x.N*chunks)

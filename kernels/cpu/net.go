@@ -39,12 +39,16 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	if c.packed == nil {
 		return nil, fmt.Errorf("cpu: %d MB for weights: %w", 4*n>>20, kernels.ErrOutOfMemory)
 	}
-	C.call_conv_pack(b.lv, &a, ptr(w.Weight), (*C.float)(c.packed))
+	if !b.planning() {
+		C.call_conv_pack(b.lv, &a, ptr(w.Weight), (*C.float)(c.packed))
+	}
 	if w.Bias != nil {
 		if c.bias = b.malloc(w.Out); c.bias == nil {
 			return nil, fmt.Errorf("cpu: weights: %w", kernels.ErrOutOfMemory)
 		}
-		copy(unsafe.Slice((*float32)(c.bias), w.Out), w.Bias)
+		if !b.planning() {
+			copy(unsafe.Slice((*float32)(c.bias), w.Out), w.Bias)
+		}
 	}
 	c.w.Weight, c.w.Bias = nil, nil
 	return c, nil
@@ -91,6 +95,9 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 
 // join merges the moments in b.shared, those of units of the given number of pixels, the last one smaller.
 func (b *Backend) join(dst kernels.View, units, pixels, all int) {
+	if b.planning() {
+		return
+	}
 	for n := range dst.N {
 		C.call_moments_join(b.lv, ptr(b.shared[n*units*2*dst.C:]), C.int(units), C.long(pixels), C.long(all), C.int(dst.C), cfloats(dst.Image(n)))
 	}
@@ -113,6 +120,9 @@ func (b *Backend) Moments(dst, x kernels.View) {
 
 // Norm is a handful of numbers per channel: it runs in Go, in float64, as in package ref.
 func (b *Backend) Norm(a *kernels.Norm) {
+	if b.planning() {
+		return
+	}
 	c := a.Dst.C
 	gamma, beta := floats(a.Gamma), floats(a.Beta)
 	for n := range a.Dst.N {

@@ -17,5 +17,53 @@ func Open(o Options) (kernels.Backend, error) {
 	if o.Level != "" && o.Level != "ref" {
 		return nil, fmt.Errorf("cpu: level %q is not available: this program was built with CGO_ENABLED=0", o.Level)
 	}
+	if o.Plan {
+		return &plan{Backend: ref.Open()}, nil
+	}
 	return ref.Open(), nil
 }
+
+// plan is the reference backend without memory.
+type plan struct {
+	*ref.Backend
+	usage Usage
+}
+
+type planned int
+
+func (b planned) Len() int { return int(b) }
+
+type conv struct{ w kernels.ConvWeights }
+
+func (c conv) Weights() kernels.ConvWeights { return c.w }
+
+func (p *plan) Usage() Usage { return p.usage }
+
+func (p *plan) Alloc(n int) (kernels.Buffer, error) {
+	p.usage.Tensors += 4 * int64(n)
+	return planned(n), nil
+}
+
+func (p *plan) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
+	if err := w.Check(); err != nil {
+		return nil, fmt.Errorf("ref: %w", err)
+	}
+	p.usage.Weights += 4 * int64(len(w.Weight)+len(w.Bias))
+	w.Weight, w.Bias = nil, nil
+	return conv{w}, nil
+}
+
+func (p *plan) Free(b kernels.Buffer)                                        { p.usage.Tensors -= 4 * int64(b.Len()) }
+func (*plan) Upload(kernels.View, []float32)                                 {}
+func (*plan) Download(dst []float32, _ kernels.View) error                   { clear(dst); return nil }
+func (*plan) Conv2D(*kernels.Conv2D)                                         {}
+func (*plan) Moments(_, _ kernels.View)                                      {}
+func (*plan) Norm(*kernels.Norm)                                             {}
+func (*plan) Attention(*kernels.Attention)                                   {}
+func (*plan) Resample(_, _ kernels.View, _ kernels.Sampling, _ kernels.View) {}
+func (*plan) Blend(*kernels.Blend)                                           {}
+func (*plan) Dot(_, _, _ kernels.View)                                       {}
+func (*plan) Separable(*kernels.Separable)                                   {}
+func (*plan) Filter(*kernels.Filter)                                         {}
+func (*plan) Accelerate(*kernels.Accelerate)                                 {}
+func (*plan) Adam(*kernels.Adam)                                             {}

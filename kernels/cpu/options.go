@@ -1,7 +1,28 @@
 package cpu
 
+import "github.com/spin-native/spin/kernels"
+
 // Options chooses how the backend runs. The zero value is right for most programs.
 type Options struct {
 	Threads int    // 0: GOMAXPROCS, which follows the limits of a container
 	Level   string // "": the best that the processor has; otherwise one of Levels(), for tests and measurements
+	// Plan opens a backend that takes no memory and computes nothing, but goes through the same motions: what UsageOf then
+	// tells is exactly what the real one would take for the same calls. Downloads are zeros.
+	Plan bool
+}
+
+// Usage is the memory that a backend holds, in bytes.
+type Usage struct {
+	Tensors int64 // from Alloc
+	Weights int64 // prepared convolutions
+	Scratch int64 // of the threads, and what operations share; kept for the next ones
+}
+
+// UsageOf is the memory of a backend of this package. The reference backend, which stands in where there is no cgo, tells
+// it of a plan only.
+func UsageOf(b kernels.Backend) Usage {
+	if u, ok := b.(interface{ Usage() Usage }); ok {
+		return u.Usage()
+	}
+	return Usage{}
 }

@@ -28,7 +28,7 @@ func (b *Backend) Peak() (gflops, gbps float64) {
 	if p == nil {
 		return gflops, 0
 	}
-	defer b.release(p)
+	defer b.release(p, 3*pitch)
 	all := unsafe.Slice((*float32)(p), 3*pitch)
 	// Memory that was never written is read from one page of zeros.
 	b.each(len(all)/part, 0, func(t int, _ []float32) { clear(all[t*part:][:part]) })

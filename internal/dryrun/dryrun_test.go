@@ -1,0 +1,118 @@
+package dryrun_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/internal/parity"
+	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+)
+
+// networks are those of testdata, and the built-in prior's shapes.
+func networks(t *testing.T) map[string]nn.UNetConfig {
+	all := map[string]nn.UNetConfig{}
+	preset, ok := checkpoint.FindPreset("photo")
+	require.True(t, ok)
+	c, err := nn.ParseUNetConfig(preset.UNet.Model)
+	require.NoError(t, err)
+	all["photo"] = c
+	dirs, err := filepath.Glob(testkit.Testdata("gd_*"))
+	require.NoError(t, err)
+	for _, dir := range dirs {
+		k, err := parity.Load(dir)
+		require.NoError(t, err)
+		c, err := k.UNetConfig()
+		require.NoError(t, err)
+		require.NoError(t, k.Close())
+		all[filepath.Base(dir)] = c
+	}
+	require.Greater(t, len(all), 3)
+	return all
+}
+
+// pass loads a network and calls it once, after which nothing is left but the network.
+func pass(t *testing.T, d *tensor.Device, f *weights.File, c nn.UNetConfig, n, edge int) *nn.UNet {
+	net, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	require.NoError(t, err)
+	call(t, net, n, edge)
+	return net
+}
+
+func call(t *testing.T, net *nn.UNet, n, edge int) {
+	x := net.Device().New(n, edge, edge, net.Config.InChannels)
+	x.Set(make([]float32, x.Len()))
+	out, err := net.Predict(x, []float64{500}, make([]int, n*min(net.Config.NumClasses, 1)))
+	require.NoError(t, err)
+	out.Free()
+	x.Free()
+}
+
+// TestExact: what a rehearsal predicts is what the backend then takes, to the byte, and a second pass takes nothing.
+func TestExact(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend does not count")
+	}
+	for name, c := range networks(t) {
+		for _, level := range cpu.Levels() {
+			for threads := 1; threads <= 3; threads++ {
+				t.Run(fmt.Sprintf("%s/%s/%d", name, level, threads), func(t *testing.T) {
+					n, edge := threads, 8*c.Downsampling()
+					o := cpu.Options{Level: level, Threads: threads}
+					f := weights.Synthetic(name, 1)
+					dry, err := dryrun.Open(o)
+					require.NoError(t, err)
+					pass(t, dry.Device, f.ShapesOnly(), c, n, edge)
+					want := dry.Cost()
+					require.Positive(t, want.FLOP)
+					require.Equal(t, "cpu/"+level, want.Device)
+					require.NoError(t, dry.Close())
+
+					b, err := cpu.Open(o)
+					require.NoError(t, err)
+					d := tensor.NewDevice(b)
+					defer d.Close()
+					require.NoError(t, d.Reserve(want.Memory.Activations))
+					net := pass(t, d, f, c, n, edge)
+					used := cpu.Usage{Tensors: want.Memory.Activations, Weights: want.Memory.Weights, Scratch: want.Memory.Scratch}
+					require.Equal(t, used, cpu.UsageOf(b))
+					require.Equal(t, int64(1), d.Stats().Allocs)
+					require.Equal(t, want.Memory.Activations, d.Stats().Peak)
+
+					call(t, net, n, edge)
+					require.Equal(t, used, cpu.UsageOf(b))
+					require.Equal(t, int64(1), d.Stats().Allocs)
+				})
+			}
+		}
+	}
+}
+
+// TestUnplanned: a program that reserves nothing takes little more, and its second pass takes nothing either.
+func TestUnplanned(t *testing.T) {
+	for name, c := range networks(t) {
+		t.Run(name, func(t *testing.T) {
+			f, edge := weights.Synthetic(name, 1), 8*c.Downsampling()
+			dry, err := dryrun.Open(cpu.Options{})
+			require.NoError(t, err)
+			pass(t, dry.Device, f.ShapesOnly(), c, 1, edge)
+			b, err := cpu.Open(cpu.Options{})
+			require.NoError(t, err)
+			d := tensor.NewDevice(b)
+			defer d.Close()
+			net := pass(t, d, f, c, 1, edge)
+			first := d.Stats()
+			call(t, net, 1, edge)
+			require.Equal(t, first, d.Stats())
+			require.Less(t, first.Allocated, 2*dry.Cost().Memory.Activations+4<<20)
+		})
+	}
+}
