@@ -30,14 +30,16 @@ func version() string {
 
 // deviceFlags say where to compute.
 type deviceFlags struct {
-	device  string
-	dtype   string
-	threads int
+	device      string
+	dtype       string
+	threads     int
+	halfWeights bool
 }
 
 func (f *deviceFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.device, "device", "cpu", "where to compute: cpu")
 	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format of the network: f32")
+	c.Flags().BoolVar(&f.halfWeights, "half-weights", false, "keep the network's weights as F16: half the memory for them, a little less exact")
 	c.Flags().IntVar(&f.threads, "threads", 0, "processor threads (default: all that the system allows)")
 }
 
@@ -58,7 +60,9 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	return tensor.NewDevice(b), nil
 }
 
-func (f *deviceFlags) options() cpu.Options { return cpu.Options{Threads: f.threads} }
+func (f *deviceFlags) options() cpu.Options {
+	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights}
+}
 
 // priorFlags say what pictures look like.
 type priorFlags struct {

@@ -25,6 +25,7 @@ type Backend struct {
 	name    string
 	lv      *C.level
 	threads int
+	half    bool
 
 	nowhere unsafe.Pointer // of a plan: what all its memory points to, which is never read or written; nil: no plan
 
@@ -52,7 +53,7 @@ func Levels() []string {
 
 // Open returns a backend.
 func Open(o Options) (kernels.Backend, error) {
-	b := &Backend{threads: o.Threads, memory: map[unsafe.Pointer]struct{}{}}
+	b := &Backend{threads: o.Threads, half: o.HalfWeights, memory: map[unsafe.Pointer]struct{}{}}
 	if b.threads == 0 {
 		b.threads = runtime.GOMAXPROCS(0)
 	}

@@ -34,13 +34,9 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 		w.Form = b.form(w)
 	}
 	a := C.conv_args{form: C.int(w.Form), cin: C.int(w.In), cout: C.int(w.Out), size: C.int(w.Size)}
-	n := int(C.call_conv_packed(b.lv, &a))
-	c := &conv{w: w, packed: b.malloc(n)}
-	if c.packed == nil {
-		return nil, fmt.Errorf("cpu: %d MB for weights: %w", 4*n>>20, kernels.ErrOutOfMemory)
-	}
-	if !b.planning() {
-		C.call_conv_pack(b.lv, &a, ptr(w.Weight), (*C.float)(c.packed))
+	c := &conv{w: w, half: b.half && w.Out > 4} // the thin kernel has F32 only
+	if err := b.pack(c, &a); err != nil {
+		return nil, err
 	}
 	if w.Bias != nil {
 		if c.bias = b.malloc(w.Out); c.bias == nil {
@@ -52,6 +48,38 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	}
 	c.w.Weight, c.w.Bias = nil, nil
 	return c, nil
+}
+
+// pack lays the weights out for the level's kernels.
+func (b *Backend) pack(c *conv, a *C.conv_args) error {
+	n := int(C.call_conv_packed(b.lv, a))
+	keep := n
+	if c.half {
+		keep = (n + 1) / 2
+	}
+	c.packed = b.malloc(keep)
+	if c.packed == nil {
+		return fmt.Errorf("cpu: %d MB for weights: %w", 4*keep>>20, kernels.ErrOutOfMemory)
+	}
+	if b.planning() {
+		return nil
+	}
+	if !c.half {
+		C.call_conv_pack(b.lv, a, ptr(c.w.Weight), (*C.float)(c.packed))
+		return nil
+	}
+	wide := b.malloc(n)
+	if wide == nil {
+		return fmt.Errorf("cpu: %d MB for weights: %w", 4*n>>20, kernels.ErrOutOfMemory)
+	}
+	C.call_conv_pack(b.lv, a, ptr(c.w.Weight), (*C.float)(wide))
+	if C.call_halve(b.lv, (*C.float)(wide), C.long(n), (*C.uint16_t)(c.packed)) == 0 { // out of range: this layer stays F32
+		b.release(c.packed, keep)
+		c.packed, c.half = wide, false
+		return nil
+	}
+	b.release(wide, n)
+	return nil
 }
 
 // Conv2D deals the units of a convolution, and where they are few its output channels, out to the threads.

@@ -6,6 +6,9 @@ import "github.com/spin-native/spin/kernels"
 type Options struct {
 	Threads int    // 0: GOMAXPROCS, which follows the limits of a container
 	Level   string // "": the best that the processor has; otherwise one of Levels(), for tests and measurements
+	// HalfWeights keeps packed weights as F16 where they are in its range: half the memory, for a relative error of up to 5e-4
+	// in each, or none where they were F16 to begin with and the form is direct.
+	HalfWeights bool
 	// Plan opens a backend that takes no memory and computes nothing, but goes through the same motions: what UsageOf then
 	// tells is exactly what the real one would take for the same calls. Downloads are zeros.
 	Plan bool

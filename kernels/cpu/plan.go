@@ -45,12 +45,12 @@ func (s shape) weights() int {
 
 // cost estimates the cycles of a convolution with pixels outputs on one of two threads. The register tile makes two
 // vectors of products a cycle; a transform takes about as many operations per vector and tile as it has loads, sums and
-// stores, at three a cycle; weights stream from memory at some bytes a cycle, partly hidden behind the products.
+// stores, at three a cycle.
 func (s shape) cost(lanes, pixels float64) float64 {
 	perVector := float64(s.in*s.out) / lanes / 2
 	if s.tile == 0 {
 		products := pixels * float64(s.depth*s.out) / lanes / 2
-		return products*1.1 + 4*float64(s.weights())/12
+		return products*1.1 + s.keep(lanes)
 	}
 	side := math.Sqrt(pixels / float64(s.kernels))
 	tiles := math.Pow(math.Ceil(side/float64(s.tile)), 2) * float64(s.kernels)
@@ -58,7 +58,16 @@ func (s shape) cost(lanes, pixels float64) float64 {
 	in := edge*edge*2 + 2*edge*edge*2 // loads and stores, two passes of about two operations per value
 	out := edge*edge + tile*tile*3 + edge*(edge+tile)*2
 	transforms := tiles * (float64(s.in)*in + float64(s.out)*out) / lanes / 3
-	return tiles*edge*edge*perVector*1.1 + transforms + 4*float64(s.weights())/12
+	return tiles*edge*edge*perVector*1.1 + transforms + s.keep(lanes)
+}
+
+// keep is what the packed weights cost: they stream through the caches at every call, and they fill memory. The first
+// few megabytes of a layer are cheap, because small networks have small layers; beyond that a form must save much time for
+// each megabyte.
+func (s shape) keep(lanes float64) float64 {
+	const cheap = 4 << 20
+	bytes := 4 * float64(s.weights())
+	return (0.25*bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
 }
 
 // form chooses the algorithm of one convolution: the one of least cost at the number of pixels that the weights will
