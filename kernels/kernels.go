@@ -80,6 +80,7 @@ type Image interface {
 	Filter(*Filter)
 	Accelerate(*Accelerate)
 	Adam(*Adam)
+	Fourier(*Fourier)
 }
 
 // Activation is applied to a convolution's input after the normalisation.
@@ -310,4 +311,16 @@ type Adam struct {
 	Rate, Rho         float32
 	T                 int
 	Stop              Stop
+}
+
+// Fourier is the unitary two-dimensional discrete Fourier transform of complex images, whose channels 2c and 2c+1 are
+// real and imaginary part:
+//
+//	Dst[ky][kx] = 1/sqrt(H W) * sum over y, x of exp(-2 pi i (ky y/H + kx x/W)) Src[y][x]
+//
+// with exp(+2 pi i ...) where Inverse is set. Any height and width will do; those of small prime factors are fastest.
+// Dst may be Src itself.
+type Fourier struct {
+	Dst, Src View
+	Inverse  bool
 }

@@ -177,6 +177,21 @@ func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
 	return dst
 }
 
+// Fourier is the unitary two-dimensional Fourier transform of complex images, or its inverse, into dst, which may be src;
+// see kernels.Fourier.
+func (d *Device) Fourier(dst, src *Tensor, inverse bool) *Tensor {
+	const op = "tensor.Fourier"
+	if src.C()%2 != 0 {
+		Fail(op, "%v has %d channels, expected pairs of real and imaginary part", src, src.C())
+	}
+	if dst == nil {
+		dst = d.New(src.N(), src.H(), src.W(), src.C())
+	}
+	sameShape(op, src, dst, "destination")
+	d.b.Fourier(&kernels.Fourier{Dst: d.view(op, dst), Src: d.view(op, src), Inverse: inverse})
+	return dst
+}
+
 // Stop freezes an image whose Loss [N,1,1,1] is at or below Limit. A nil Loss means that no image stops.
 type Stop struct {
 	Loss  *Tensor

@@ -173,6 +173,8 @@ func TestMisuse(t *testing.T) {
 		"one spectrum":         {func() { d.Separable(nil, x, tensor.Separable{H: m, W: m, RowSpectrum: vec(2)}) }, "spectra"},
 		"filter":               {func() { d.FilterKernel(kernels.FilterWeights{H: 2, W: 2, K: make([]float32, 4)}) }, "odd"},
 		"filter in place":      {func() { d.Filter(x, x, tensor.Filter{Kernel: f, Alpha: 1}) }, "same tensor"},
+		"half of a complex":    {func() { d.Fourier(nil, d.New(1, 4, 4, 3), false) }, "3 channels"},
+		"fourier output":       {func() { d.Fourier(d.New(1, 4, 2, 2), x, false) }, "destination"},
 		"accelerate":           {func() { d.Accelerate(tensor.Accelerate{X: x, Z: x, Grad: vec(1), X0: x}) }, "operand"},
 		"adam's step":          {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x}) }, "step 0"},
 		"scalars of one image": {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x, T: 1, Stop: tensor.Stop{Loss: vec(2)}}) }, "scalars"},

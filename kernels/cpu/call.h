@@ -23,3 +23,5 @@ static void call_horizontal(const level *l, const float *src, float *dst, int ro
 static void call_finish(const level *l, float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha, const float *add, float beta) { l->finish(dst, u, cols, c, row, col, rho, alpha, add, beta); }
 static void call_filter_row(const level *l, float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c) { l->filter_row(dst, src, pitch, len, dy, dx, w, taps, c); }
 static float call_fma_chains(const level *l, long steps) { return l->fma_chains(steps); }
+static void call_fft_rows(const level *l, const fft_plan *f, const float *src, float *dst, int rows, int c, int inverse, float *scratch) { l->fft_rows(f, src, dst, rows, c, inverse, scratch); }
+static void call_fft_columns(const level *l, const fft_plan *f, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch) { l->fft_columns(f, src, dst, pitch, columns, inverse, scale, scratch); }

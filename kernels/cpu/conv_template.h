@@ -196,8 +196,8 @@ typedef struct {
 
 INL partial partial_start(const sums *s, int c) { return (partial){load(s->pivot + c - s->c0), {0}, {0}}; }
 
-// gather adds n vectors; fresh ones are the unit's first and give the pivot.
-INL void gather(partial *p, int fresh, const vf *v, int n) {
+// partial_add adds n vectors; fresh ones are the unit's first and give the pivot.
+INL void partial_add(partial *p, int fresh, const vf *v, int n) {
 	if (fresh) {
 		vf t = {0};
 		for (int k = 0; k < n; k++) t += v[k];
@@ -393,7 +393,7 @@ INL void direct_pixels(const conv_args *a, int n, int y, int x, int count, int c
 			}
 			if (sum->pivot) {
 				partial p = partial_start(sum, c + l * LANES);
-				gather(&p, fresh, v, m);
+				partial_add(&p, fresh, v, m);
 				partial_end(sum, c + l * LANES, &p);
 			}
 		}
@@ -434,7 +434,7 @@ INL void thin_row(const conv_args *a, int n, int y, const float *s, long row, in
 			complete(a, n, y, x + i, 1, 0, &v, 1, add);
 			if (sum->pivot) {
 				partial p = partial_start(sum, 0);
-				gather(&p, fresh && x + i == 0, &v, 1);
+				partial_add(&p, fresh && x + i == 0, &v, 1);
 				partial_end(sum, 0, &p);
 			}
 		}

@@ -31,10 +31,12 @@ type Backend struct {
 
 	mu      sync.Mutex // Close may come while another goroutine looks at nothing else
 	memory  map[unsafe.Pointer]struct{}
-	held    int64       // bytes of malloc
-	tensors int64       // and those of Alloc among them
-	scratch [][]float32 // one per thread, grown to the largest task met
-	shared  []float32   // packed keys and values, padded images, partial sums
+	held    int64           // bytes of malloc
+	tensors int64           // and those of Alloc among them
+	scratch [][]float32     // one per thread, grown to the largest task met
+	shared  []float32       // packed keys and values, padded images, partial sums
+	plans   map[int]fftPlan // by length
+	tables  int64           // bytes of the plans
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -67,7 +69,7 @@ func Open(o Options) (kernels.Backend, error) {
 	}
 	b.name, b.lv = "cpu/"+levels[i].name, levels[i].table()
 	if o.Plan {
-		if b.nowhere = b.malloc(0); b.nowhere == nil {
+		if b.nowhere = b.obtain(0); b.nowhere == nil {
 			return nil, fmt.Errorf("cpu: %w", kernels.ErrOutOfMemory)
 		}
 	}
@@ -87,7 +89,7 @@ func (b *Backend) planning() bool { return b.nowhere != nil }
 
 // Usage is the memory in use.
 func (b *Backend) Usage() Usage {
-	u := Usage{Tensors: b.tensors, Scratch: 4 * int64(len(b.shared))}
+	u := Usage{Tensors: b.tensors, Scratch: 4*int64(len(b.shared)) + b.tables}
 	for _, s := range b.scratch {
 		u.Scratch += 4 * int64(len(s))
 	}
@@ -117,10 +119,16 @@ func (b *Backend) malloc(n int) unsafe.Pointer {
 	if n < 0 || n > math.MaxInt/64 {
 		return nil
 	}
-	p := b.nowhere
-	if p == nil {
-		p = C.spin_alloc(C.ulong(4 * n))
+	if !b.planning() {
+		return b.obtain(n)
 	}
+	b.held += 4 * int64(n)
+	return b.nowhere
+}
+
+// obtain is malloc that takes memory in a plan, too.
+func (b *Backend) obtain(n int) unsafe.Pointer {
+	p := C.spin_alloc(C.ulong(4 * n))
 	if p != nil {
 		b.mu.Lock()
 		b.memory[p] = struct{}{}
@@ -172,6 +180,7 @@ func (b *Backend) Close() error {
 	}
 	clear(b.memory)
 	b.scratch, b.shared, b.held, b.tensors = make([][]float32, b.threads), nil, 0, 0
+	b.plans, b.tables = nil, 0
 	return nil
 }
 

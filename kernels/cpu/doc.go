@@ -5,9 +5,12 @@
 //	conv_template.h       convolutions: input strip, direct, Winograd F(4x4,3x3), epilogue, moments
 //	attention_template.h  attention without the matrix of scores
 //	image_template.h      the pixel-space steps
+//	fft_template.h        discrete Fourier transforms, one per lane
 //	peak_template.h       what the processor can do at most
 //	level_*.c             the templates for one instruction set each
-//	net.go, image.go      how an operation is cut into tasks
+//	net.go, image.go,
+//	fourier.go            how an operation is cut into tasks
+//	plan.go               which algorithm a convolution takes
 //	peak.go               the machine's limits, for measurements
 //
 // An operation is cut into tasks by its shape alone, and a task's arithmetic does not depend on who runs it, so results

@@ -54,6 +54,17 @@ typedef struct {
 } blend_args;
 
 enum { FMA_CHAINS = 12 };
+enum { FFT_RADIX = 61 }; // the largest prime that is a radix
+
+// fft_plan says how to transform one length: by a chain of radices, or as a convolution with a chirp.
+typedef struct fft_plan {
+	int n, stages;
+	int radix[32];
+	const float *tables;                // per stage: the roots if the radix is odd, then radix - 1 factors for every group
+	const struct fft_plan *convolution; // the chain for the length of the convolution; null: none
+	const float *chirp;                 // exp(-i pi k^2 / n)
+	const float *spectrum;              // the transform of its conjugate, divided by the length of the convolution
+} fft_plan;
 
 typedef struct {
 	int lanes; // floats per vector
@@ -83,6 +94,8 @@ typedef struct {
 		const float *add, float beta);
 	void (*filter_row)(float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c);
 	float (*fma_chains)(long steps); // FMA_CHAINS vectors, one multiply-add each per step; the result has no meaning
+	void (*fft_rows)(const fft_plan *, const float *src, float *dst, int rows, int c, int inverse, float *scratch);
+	void (*fft_columns)(const fft_plan *, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch);
 } level;
 
 const level *spin_level_base(void);

@@ -5,6 +5,7 @@
 #include "attention_template.h"
 #include "image_template.h"
 #include "peak_template.h"
+#include "fft_template.h"
 
 const level *LEVEL(void) {
 	static const level table = {
@@ -16,6 +17,7 @@ const level *LEVEL(void) {
 		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
 		.fma_chains = fma_chains,
+		.fft_rows = fft_rows, .fft_columns = fft_columns,
 	};
 	return &table;
 }

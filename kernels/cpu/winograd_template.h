@@ -117,8 +117,8 @@ INL long winograd_width(const conv_args *a) { return winograd_across(a) * form_m
 INL long winograd_pv(const conv_args *a) { return a->tiles * roundup(a->cin, LANES) + 16; }
 INL long winograd_pm(const conv_args *a) { return a->tiles * (roundup(a->split, NR) + NR) + 16; }
 
-// transform writes B^T d B of the tile at d, channel by channel, to position p of o at o + p*pv.
-INL void transform(const int A, const float *d, long row, long cp, float *o, long pv) {
+// tile_in writes B^T d B of the tile at d, channel by channel, to position p of o at o + p*pv.
+INL void tile_in(const int A, const float *d, long row, long cp, float *o, long pv) {
 	for (long c = 0; c < cp; c += LANES) {
 		vf z[8 * 8], x[8], y[8];
 		const float *column = d + c;
@@ -162,7 +162,7 @@ INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c
 			for (int kernel = 0; kernel < kernels; kernel++) {
 				const int py = kernel / 2, px = kernel % 2;
 				for (int t = t0; t < t0 + count; t++)
-					transform(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * cp, pv);
+					tile_in(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * cp, pv);
 				for (int p = 0; p < A * A; p++)
 					products((run){v + p * pv, cp, cp}, count, panel(a->weight, a->half, (kernel * A * A + p) * cp * kp + c0 * cp), a->half, cp * NR,
 						c1 - c0, m + p * pm, ks);
@@ -184,10 +184,10 @@ INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c
 							const int fresh = t0 + t + i + kernel == 0;
 							if (wr == M) { // a constant, so that the row stays in registers
 								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, M, add);
-								if (sum.pivot) gather(&part, fresh, o, M);
+								if (sum.pivot) partial_add(&part, fresh, o, M);
 							} else {
 								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, wr, add);
-								if (sum.pivot) gather(&part, fresh, o, wr);
+								if (sum.pivot) partial_add(&part, fresh, o, wr);
 							}
 						}
 						if (sum.pivot) partial_end(&sum, c, &part);

@@ -25,6 +25,7 @@ func Image(t *testing.T, b kernels.Backend) {
 		}{
 			{"Blend", (*pixels).blend}, {"Dot", (*pixels).dot}, {"Separable", (*pixels).separable},
 			{"Filter", (*pixels).filter}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
+			{"Fourier", (*pixels).fourier},
 		} {
 			p.what = fmt.Sprintf("%s, seed %d, shape %v", c.name, seed, p.shape)
 			p.t = t

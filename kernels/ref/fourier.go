@@ -1,0 +1,56 @@
+package ref
+
+import (
+	"math"
+	"math/cmplx"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// Fourier implements kernels.Image.
+func (*Backend) Fourier(f *kernels.Fourier) {
+	src, dst, h, w, c := floats(f.Src), floats(f.Dst), f.Src.H, f.Src.W, f.Src.C
+	sign := -1.0
+	if f.Inverse {
+		sign = 1
+	}
+	scale := complex(1/math.Sqrt(float64(h*w)), 0)
+	each(f.Src.N*c/2, func(plane int) {
+		at := func(y, x int) int { return ((plane/(c/2)*h+y)*w+x)*c + 2*(plane%(c/2)) }
+		z := make([]complex128, h*w)
+		for y := range h {
+			for x := range w {
+				z[y*w+x] = complex(float64(src[at(y, x)]), float64(src[at(y, x)+1]))
+			}
+		}
+		for y := range h {
+			copy(z[y*w:], dft(z[y*w:], w, 1, sign))
+		}
+		for x := range w {
+			for y, v := range dft(z[x:], h, w, sign) {
+				dst[at(y, x)], dst[at(y, x)+1] = float32(real(v*scale)), float32(imag(v*scale))
+			}
+		}
+	})
+}
+
+// dft transforms elements 0, step, 2 step, ... n of them, by the smallest prime factor p of n (Cooley and Tukey 1965):
+//
+//	X[k] = sum over j < p of exp(sign 2 pi i jk/n) Xj[k mod n/p],   Xj the transform of elements j, j+p, j+2p, ...
+func dft(x []complex128, n, step int, sign float64) []complex128 {
+	if n == 1 {
+		return x[:1]
+	}
+	p := 2
+	for n%p != 0 {
+		p++
+	}
+	out := make([]complex128, n)
+	for j := range p {
+		part := dft(x[j*step:], n/p, p*step, sign)
+		for k := range out {
+			out[k] += part[k%len(part)] * cmplx.Exp(complex(0, sign*2*math.Pi*float64(j*k%n)/float64(n)))
+		}
+	}
+	return out
+}
