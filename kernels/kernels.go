@@ -254,7 +254,8 @@ type PreparedFilter interface {
 //
 //	Dst = Alpha * K Src + Beta * Add
 //
-// Dst may be Add itself.
+// Dst may be Add itself. Rounding errors may be relative to the whole image instead of to the pixel's neighbours, so that
+// large kernels can be applied as spectra.
 type Filter struct {
 	Dst, Src View
 	Kernel   PreparedFilter

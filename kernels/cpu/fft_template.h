@@ -2,44 +2,10 @@
 // the loading and storing. A complex number is a pair of vectors, and (re, im) point to the pair of element 0; a caller
 // that swaps the two gets the inverse transform, since i conj(z) is z with its parts swapped. Nothing is scaled.
 
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
-#endif
-// PICK(a, b, f, s) is the vector whose lane l is element f(l, s) of a and b end to end.
-#define PICK4(f, s, l) f(l, s), f(l + 1, s), f(l + 2, s), f(l + 3, s)
-#if LANES == 4
-#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0))
-#elif LANES == 8
-#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0), PICK4(f, s, 4))
-#else
-#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0), PICK4(f, s, 4), PICK4(f, s, 8), PICK4(f, s, 12))
-#endif
-
 // Pairs of floats to two vectors and back. Which lane a pair gets does not matter, so the shuffles stay inside groups of
 // four, where they are one instruction each.
 #define PART(l, s) (((l) & ~3) + 2 * ((l) & 1) + (s) + ((l) & 2) / 2 * LANES)
 #define PAIR(l, s) (((l) & ~3) + ((l) & 2) / 2 + (s) + ((l) & 1) * LANES)
-// The blocks of s x s off the diagonal change places: for s = 1, 2, 4, ... that transposes a square.
-#define UPPER(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
-#define LOWER(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
-#define TURN(s) \
-	_Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) if (!(i & (s))) { \
-		const vf a = v[i], b = v[i + (s)]; \
-		v[i] = PICK(a, b, UPPER, s), v[i + (s)] = PICK(a, b, LOWER, s); \
-	}
-
-INL void turn(vf v[LANES]) {
-	TURN(1)
-	TURN(2)
-#if LANES > 4
-	TURN(4)
-#endif
-#if LANES > 8
-	TURN(8)
-#endif
-}
 
 INL void fourth(vf *r, vf *i, int a, int b, int c, int d) { // radix 4 on four of the elements, in place
 	const vf sr = r[a] + r[c], si = i[a] + i[c], dr = r[a] - r[c], di = i[a] - i[c];
@@ -186,48 +152,97 @@ static void transform(const fft_plan *f, float *re, float *im, long step, float 
 	for (long k = 0; k < f->n; k++) scaled(re + k * step, im + k * step, x + 2 * k * LANES, y + 2 * k * LANES, f->chirp[2 * k], f->chirp[2 * k + 1]);
 }
 
-// fft_rows transforms up to LANES rows of n pixels along the row, all channels; dst may be src. scratch: the rows, turned
-// so that a vector is one float of all of them, and the work of a transform.
+// fft_rows transforms up to LANES rows of n pixels along the row, all channels; dst may be src.
 static void fft_rows(const fft_plan *f, const float *src, float *dst, int rows, int c, int inverse, float *scratch) {
 	const long len = (long)f->n * c;
-	long k = 0;
-	for (; k + LANES <= len; k += LANES) {
-		vf v[LANES];
-		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = load(src + mini(r, rows - 1) * len + k);
-		turn(v);
-		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) store(scratch + (k + r) * LANES, v[r]);
-	}
-	for (; k < len; k++)
-		for (int r = 0; r < LANES; r++) scratch[k * LANES + r] = src[mini(r, rows - 1) * len + k];
+	rows_in(src, scratch, rows, len);
 	for (int i = 0; i < c; i += 2)
 		transform(f, scratch + (i + inverse) * LANES, scratch + (i + !inverse) * LANES, (long)c * LANES, scratch + len * LANES);
-	for (k = 0; k + LANES <= len; k += LANES) {
-		vf v[LANES];
-		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = load(scratch + (k + r) * LANES);
-		turn(v);
-		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) if (r < rows) store(dst + r * len + k, v[r]);
-	}
-	for (; k < len; k++)
-		for (int r = 0; r < rows; r++) dst[r * len + k] = scratch[k * LANES + r];
+	rows_out(scratch, dst, rows, len, 1, 0, 0);
 }
 
-INL void gather(float *to, const float *p, int n) { // n pairs of floats as a vector of first ones and one of second ones
-	const vf a = n == LANES ? load(p) : loadn(p, mini(2 * n, LANES));
-	const vf b = n == LANES ? load(p + LANES) : loadn(p + mini(2 * n, LANES), 2 * n - mini(2 * n, LANES));
+INL void gather(float *to, const float *p, int n) { // n pairs of floats to a vector of first ones and one of second ones
+	const int m = mini(2 * n, LANES);
+	const vf a = n == LANES ? load(p) : loadn(p, m), b = n == LANES ? load(p + LANES) : loadn(p + m, 2 * n - m);
 	store(to, PICK(a, b, PART, 0)), store(to + LANES, PICK(a, b, PART, 1));
 }
 
 INL void scatter(float *p, vf re, vf im, int n) {
+	const int m = mini(2 * n, LANES);
 	const vf a = PICK(re, im, PAIR, 0), b = PICK(re, im, PAIR, 2);
 	if (n == LANES) store(p, a), store(p + LANES, b);
-	else storen(p, a, mini(2 * n, LANES)), storen(p + LANES, b, 2 * n - mini(2 * n, LANES));
+	else storen(p, a, m), storen(p + m, b, 2 * n - m);
 }
 
 // fft_columns transforms up to LANES neighbouring complex columns of n rows, `pitch` floats apart, and scales the result;
 // dst may be src.
 static void fft_columns(const fft_plan *f, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch) {
-	float *work = scratch + 2 * LANES * (long)f->n;
-	for (long y = 0; y < f->n; y++) gather(scratch + 2 * y * LANES, src + y * pitch, columns);
-	transform(f, scratch + inverse * LANES, scratch + !inverse * LANES, 2 * LANES, work);
-	for (long y = 0; y < f->n; y++) scatter(dst + y * pitch, load(scratch + 2 * y * LANES) * scale, load(scratch + (2 * y + 1) * LANES) * scale, columns);
+	float *z = scratch, *work = z + 2 * LANES * (long)f->n;
+	for (long y = 0; y < f->n; y++) gather(z + 2 * y * LANES, src + y * pitch, columns);
+	transform(f, z + inverse * LANES, z + !inverse * LANES, 2 * LANES, work);
+	for (long y = 0; y < f->n; y++) scatter(dst + y * pitch, load(z + 2 * y * LANES) * scale, load(z + (2 * y + 1) * LANES) * scale, columns);
+}
+
+// A filter by Fourier transforms multiplies spectra on a circle that the picture fits on with its margin. Two channels are
+// the parts of one complex plane. Maps say for each place of the circle which pixel it is a copy of, or is added to; -1
+// is none. Filling the circle by one map and emptying it by the other is the filter; exchanged, its transpose.
+
+// circle_in fills circles of f->n pixels with up to LANES rows of w pixels and transforms them. dst: for every two channels
+// a plane whose rows are `pitch` floats, planes `plane` floats apart.
+static void circle_in(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, const int *map, long plane, float *scratch) {
+	float *z = scratch + (long)w * c * LANES, *work = z + 2 * LANES * (long)f->n;
+	rows_in(src, scratch, rows, (long)w * c);
+	for (int i = 0; i < c; i += 2, dst += plane) {
+		for (long x = 0; x < f->n; x++) {
+			const float *p = scratch + ((long)map[x] * c + i) * LANES;
+			store(z + 2 * x * LANES, map[x] < 0 ? splat(0) : load(p));
+			store(z + (2 * x + 1) * LANES, map[x] < 0 || i + 1 == c ? splat(0) : load(p + LANES));
+		}
+		transform(f, z, z + LANES, 2 * LANES, work);
+		rows_out(z, dst, rows, 2 * (long)f->n, 1, 0, 0);
+	}
+}
+
+// circle_columns fills circles of f->n pixels with up to LANES columns of one plane, multiplies their transforms by the
+// spectrum or its conjugate, and empties them into h rows of the same columns.
+static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, int columns, const int *in, const int *out,
+	const float *spectrum, int conjugate, float *scratch) {
+	float *z = scratch, *sum = z + 2 * LANES * (long)f->n, *work = sum + 2 * LANES * (long)h;
+	for (long y = 0; y < f->n; y++) {
+		if (in[y] < 0) store(z + 2 * y * LANES, splat(0)), store(z + (2 * y + 1) * LANES, splat(0));
+		else gather(z + 2 * y * LANES, plane + in[y] * pitch, columns);
+	}
+	transform(f, z, z + LANES, 2 * LANES, work);
+	for (long y = 0; y < f->n; y++) {
+		float *p = z + 2 * y * LANES, k[2 * LANES];
+		gather(k, spectrum + y * pitch, columns);
+		const vf a = load(p), b = load(p + LANES), c = load(k), s = conjugate ? -load(k + LANES) : load(k + LANES);
+		store(p, a * c - b * s), store(p + LANES, a * s + b * c);
+	}
+	transform(f, z + LANES, z, 2 * LANES, work);
+	memset(sum, 0, sizeof *sum * 2 * LANES * h);
+	for (long y = 0; y < f->n; y++) {
+		if (out[y] < 0) continue;
+		float *p = sum + 2 * LANES * (long)out[y];
+		store(p, load(p) + load(z + 2 * y * LANES)), store(p + LANES, load(p + LANES) + load(z + (2 * y + 1) * LANES));
+	}
+	for (long y = 0; y < h; y++) scatter(plane + y * pitch, load(sum + 2 * y * LANES), load(sum + (2 * y + 1) * LANES), columns);
+}
+
+// circle_out transforms up to LANES rows of the planes back and empties the circles: dst = alpha * rows + beta * add.
+static void circle_out(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, const int *map, long plane,
+	float alpha, const float *add, float beta, float *scratch) {
+	float *z = scratch + (long)w * c * LANES, *work = z + 2 * LANES * (long)f->n;
+	memset(scratch, 0, sizeof *scratch * w * c * LANES);
+	for (int i = 0; i < c; i += 2, src += plane) {
+		rows_in(src, z, rows, 2 * (long)f->n);
+		transform(f, z + LANES, z, 2 * LANES, work);
+		for (long x = 0; x < f->n; x++) {
+			if (map[x] < 0) continue;
+			float *p = scratch + ((long)map[x] * c + i) * LANES;
+			store(p, load(p) + load(z + 2 * x * LANES));
+			if (i + 1 < c) store(p + LANES, load(p + LANES) + load(z + (2 * x + 1) * LANES));
+		}
+	}
+	rows_out(scratch, dst, rows, (long)w * c, alpha, add, beta);
 }

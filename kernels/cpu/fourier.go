@@ -184,3 +184,79 @@ func (b *Backend) Fourier(a *kernels.Fourier) {
 	b.rows(b.transform(a.Src.W), dst, src, a.Src.N*a.Src.H, a.Src.C, a.Inverse)
 	b.columns(b.transform(a.Src.H), dst, dst, a.Src.N, line, a.Inverse, 1/math.Sqrt(float64(a.Src.Pixels())))
 }
+
+// circle is what a filter needs to work on images of one size by Fourier transforms.
+type circle struct {
+	h, w     int        // of the images
+	fh, fw   int        // of the circle, with room for the margin
+	inside   [2][]int32 // along rows and columns: the pixel at each place, -1 outside of the image
+	mirrored [2][]int32 // the pixel that each place of image and margin mirrors, -1 outside of both
+	spectrum []float32  // of the kernel, [fh][fw][2], divided by fh fw
+}
+
+// circleFor readies a filter for images of h x w. It keeps the last size.
+func (b *Backend) circleFor(f *filter, h, w int) *circle {
+	if f.circle != nil && f.circle.h == h && f.circle.w == w {
+		return f.circle
+	}
+	z := &circle{h: h, w: w, fh: smooth(h + f.h - 1), fw: smooth(w + f.w - 1)}
+	for axis, n := range [2]int{h, w} {
+		size, k := [2]int{z.fh, z.fw}[axis], [2]int{f.h, f.w}[axis]
+		for i := range size {
+			inside, mirrored := int32(-1), int32(-1)
+			if i < n {
+				inside = int32(i)
+			}
+			if i < n+k-1 {
+				mirrored = int32(mirror(i-k/2, n))
+			}
+			z.inside[axis], z.mirrored[axis] = append(z.inside[axis], inside), append(z.mirrored[axis], mirrored)
+		}
+	}
+	z.spectrum = make([]float32, 2*z.fh*z.fw)
+	for i, k := range f.k {
+		z.spectrum[2*(int(f.dy[i])*z.fw+int(f.dx[i]))] = k
+	}
+	b.rows(b.transform(z.fw), z.spectrum, z.spectrum, z.fh, 2, false)
+	b.columns(b.transform(z.fh), z.spectrum, z.spectrum, 1, 2*z.fw, false, 1/float64(z.fh*z.fw))
+	f.circle = z
+	return z
+}
+
+// convolve is Filter by Fourier transforms: rows forth, columns forth and back with the kernel in between, rows back.
+func (b *Backend) convolve(a *kernels.Filter) {
+	b.forget()
+	f, c, lanes := a.Kernel.(*filter), a.Src.C, int(b.lv.lanes)
+	z := b.circleFor(f, a.Src.H, a.Src.W)
+	rows, columns := b.transform(z.fw), b.transform(z.fh)
+	in, out := z.mirrored, z.inside
+	if a.Adjoint {
+		in, out = out, in
+	}
+	planes, line, pitch := (c+1)/2, z.w*c, 2*z.fw
+	plane := z.h * pitch
+	frame := b.grow(&b.shared, planes*plane)
+	bands, tiles := (z.h+lanes-1)/lanes, (z.fw+lanes-1)/lanes
+	for n := range a.Src.N {
+		src, dst, add := floats(a.Src.Image(n)), floats(a.Dst.Image(n)), floats(of(a.Add, n))
+		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
+			y := t * lanes
+			C.call_circle_in(b.lv, rows, ptr(src[y*line:]), ptr(frame[y*pitch:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
+				ints(in[1]), C.long(plane), ptr(scratch))
+		})
+		b.each(planes*tiles, 2*(z.fh+z.h)*lanes+b.room(columns), func(t int, scratch []float32) {
+			x := t % tiles * lanes
+			C.call_circle_columns(b.lv, columns, ptr(frame[t/tiles*plane+2*x:]), C.int(z.h), C.long(pitch), C.int(min(lanes, z.fw-x)),
+				ints(in[0]), ints(out[0]), ptr(z.spectrum[2*x:]), flag(!a.Adjoint), ptr(scratch))
+		})
+		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
+			y := t * lanes
+			var more *C.float
+			if add != nil {
+				more = ptr(add[y*line:])
+			}
+			C.call_circle_out(b.lv, rows, ptr(frame[y*pitch:]), ptr(dst[y*line:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
+				ints(out[1]), C.long(plane), C.float(a.Alpha), more, C.float(a.Beta), ptr(scratch))
+		})
+	}
+}

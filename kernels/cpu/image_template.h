@@ -75,38 +75,65 @@ static void axpys(float *dst, const float *const *src, const float *w, int n, lo
 	}
 }
 
-// horizontal: dst[r][o][c] = sum over j of w[o][j] * src[r][first[o]+j][c] for some rows at once: they are turned so
-// that the rows and channels of one column lie together and fill the vectors. scratch: (cols + out) * rows * c.
-static void horizontal(const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count,
-	const int *offset, const float *w, float *scratch) {
-	const int lane = rows * c;
-	float *in = scratch;
-	for (int r = 0; r < rows; r++)
-		for (int x = 0; x < cols; x++)
-			for (int i = 0; i < c; i++) in[(long)x * lane + r * c + i] = src[((long)r * cols + x) * c + i];
-	for (int o = 0; o < out; o++) {
-		const float *p = in + (long)first[o] * lane, *q = w + offset[o];
-		float sum[256];
-		for (int l0 = 0; l0 < lane; l0 += 256) {
-			const int len = mini(256, lane - l0);
-			for (int l = 0; l < len; l++) sum[l] = 0;
-			for (int j = 0; j < count[o]; j++) {
-				const float v = q[j], *x = p + (long)j * lane + l0;
-				for (int l = 0; l < len; l++) sum[l] += v * x[l];
-			}
-			for (int l = 0; l < len; l++) {
-				const int r = (l0 + l) / c, i = (l0 + l) % c;
-				dst[((long)r * out + o) * c + i] = sum[l];
-			}
+// rows_in turns up to LANES rows of len floats so that a vector is one float of each of them.
+static void rows_in(const float *src, float *to, int rows, long len) {
+	long k = 0;
+	for (; k + LANES <= len; k += LANES) {
+		vf v[LANES];
+		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = load(src + mini(r, rows - 1) * len + k);
+		turn(v);
+		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) store(to + (k + r) * LANES, v[r]);
+	}
+	for (; k < len; k++)
+		for (int r = 0; r < LANES; r++) to[k * LANES + r] = src[mini(r, rows - 1) * len + k];
+}
+
+// rows_out turns them back: dst = alpha * rows + beta * add; add is optional and may be dst.
+static void rows_out(const float *from, float *dst, int rows, long len, float alpha, const float *add, float beta) {
+	long k = 0;
+	for (; k + LANES <= len; k += LANES) {
+		vf v[LANES];
+		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = load(from + (k + r) * LANES);
+		turn(v);
+		_Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) if (r < rows) {
+			const long at = r * len + k;
+			store(dst + at, add ? v[r] * alpha + load(add + at) * beta : v[r] * alpha);
 		}
 	}
+	for (; k < len; k++)
+		for (int r = 0; r < rows; r++) {
+			const long at = r * len + k;
+			dst[at] = from[k * LANES + r] * alpha + (add ? add[at] * beta : 0);
+		}
+}
+
+// horizontal: dst[r][o][c] = sum over j of w[o][j] * src[r][first[o]+j][c] for up to LANES rows. scratch: the rows, turned,
+// before and after.
+static void horizontal(const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count,
+	const int *offset, const float *w, float *scratch) {
+	float *result = scratch + (long)cols * c * LANES;
+	rows_in(src, scratch, rows, (long)cols * c);
+	for (int o = 0; o < out; o++) {
+		const float *q = w + offset[o];
+		for (int i = 0; i < c; i++) {
+			const float *p = scratch + ((long)first[o] * c + i) * LANES;
+			vf s = {0};
+			for (int j = 0; j < count[o]; j++) s += load(p + (long)j * c * LANES) * q[j];
+			store(result + ((long)o * c + i) * LANES, s);
+		}
+	}
+	rows_out(result, dst, rows, (long)out * c, 1, 0, 0);
 }
 
 // finish is the epilogue of one row: dst = alpha * u / (row * col[x] + rho) + beta * add; row, col and add are optional.
 static void finish(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,
 	const float *add, float beta) {
-	for (int x = 0; x < cols; x++) {
-		const float s = row ? alpha / (*row * col[x] + rho) : alpha;
+	if (!row && add)
+		for (long i = 0; i < (long)cols * c; i++) dst[i] = alpha * u[i] + beta * add[i];
+	else if (!row)
+		for (long i = 0; i < (long)cols * c; i++) dst[i] = alpha * u[i];
+	else for (int x = 0; x < cols; x++) {
+		const float s = alpha / (*row * col[x] + rho);
 		for (int i = x * c; i < (x + 1) * c; i++) dst[i] = s * u[i] + (add ? beta * add[i] : 0);
 	}
 }

@@ -96,6 +96,11 @@ typedef struct {
 	float (*fma_chains)(long steps); // FMA_CHAINS vectors, one multiply-add each per step; the result has no meaning
 	void (*fft_rows)(const fft_plan *, const float *src, float *dst, int rows, int c, int inverse, float *scratch);
 	void (*fft_columns)(const fft_plan *, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch);
+	void (*circle_in)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane, float *scratch);
+	void (*circle_columns)(const fft_plan *, float *plane, int h, long pitch, int columns, const int *in, const int *out,
+		const float *spectrum, int conjugate, float *scratch);
+	void (*circle_out)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane,
+		float alpha, const float *add, float beta, float *scratch);
 } level;
 
 const level *spin_level_base(void);

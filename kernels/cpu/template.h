@@ -18,6 +18,7 @@ const level *LEVEL(void) {
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
 		.fma_chains = fma_chains,
 		.fft_rows = fft_rows, .fft_columns = fft_columns,
+		.circle_in = circle_in, .circle_columns = circle_columns, .circle_out = circle_out,
 	};
 	return &table;
 }

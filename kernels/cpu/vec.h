@@ -103,3 +103,39 @@ INL vf widen(const void *p, int half) {
 }
 
 INL vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
+// PICK(a, b, f, s) is the vector whose lane l is element f(l, s) of a and b end to end.
+#define PICK4(f, s, l) f(l, s), f(l + 1, s), f(l + 2, s), f(l + 3, s)
+#if LANES == 4
+#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0))
+#elif LANES == 8
+#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0), PICK4(f, s, 4))
+#else
+#define PICK(a, b, f, s) SHUFFLE(a, b, PICK4(f, s, 0), PICK4(f, s, 4), PICK4(f, s, 8), PICK4(f, s, 12))
+#endif
+
+// The blocks of s x s off the diagonal change places; for s = 1, 2, 4, ... in turn, that transposes a square.
+#define UPPER(l, s) ((l) & (s) ? LANES + (l) - (s) : (l))
+#define LOWER(l, s) ((l) & (s) ? LANES + (l) : (l) + (s))
+#define TURN(s) \
+	_Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) if (!(i & (s))) { \
+		const vf a = v[i], b = v[i + (s)]; \
+		v[i] = PICK(a, b, UPPER, s), v[i + (s)] = PICK(a, b, LOWER, s); \
+	}
+
+// turn transposes a square.
+INL void turn(vf v[LANES]) {
+	TURN(1)
+	TURN(2)
+#if LANES > 4
+	TURN(4)
+#endif
+#if LANES > 8
+	TURN(8)
+#endif
+}

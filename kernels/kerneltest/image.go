@@ -409,8 +409,12 @@ func (p *pixels) separable() {
 
 func (p *pixels) filter() {
 	for _, adjoint := range []bool{false, true} {
-		// Up to 15 x 15 taps, and often larger than the image: the mirror folds any index.
-		k := kernels.FilterWeights{H: 1 + 2*p.rng.IntN(8), W: 1 + 2*p.rng.IntN(8)}
+		// Up to 15 x 15 taps, sometimes 47 x 47, and often larger than the image: the mirror folds any index.
+		most := 8
+		if p.rng.IntN(4) == 0 {
+			most = 24
+		}
+		k := kernels.FilterWeights{H: 1 + 2*p.rng.IntN(most), W: 1 + 2*p.rng.IntN(most)}
 		k.K = make([]float32, k.H*k.W)
 		sparse := p.rng.IntN(2) == 0
 		taps := 0
