@@ -16,10 +16,21 @@ import (
 // chunk is the number of elements of one task of an elementwise operation, and of one partial sum.
 const chunk = 1 << 14
 
+// alone is the number of elements up to which one thread is done before another would have woken.
+const alone = 1 << 18
+
 // elements runs f over [i0, i1) of every image of v.
 func (b *Backend) elements(v kernels.View, f func(n, i0, i1 int)) {
 	per := v.Pixels() * v.C
 	chunks := (per + chunk - 1) / chunk
+	if v.N*per <= alone {
+		if !b.planning() {
+			for t := range v.N * chunks {
+				f(t/chunks, t%chunks*chunk, min((t%chunks+1)*chunk, per))
+			}
+		}
+		return
+	}
 	b.each(v.N*chunks, 0, func(t int, _ []float32) {
 		i0 := t % chunks * chunk
 		f(t/chunks, i0, min(i0+chunk, per))
