@@ -45,11 +45,8 @@ INL float softmax(float *row, int n, float *top) {
 		store(row + j, e0), store(row + j + LANES, e1);
 		t0 += e0, t1 += e1;
 	}
-	t0 += t1;
-	float sum = 0;
-	for (int l = 0; l < LANES; l++) sum += t0[l];
 	*top = best;
-	return sum;
+	return hsum(t0 + t1);
 }
 
 static void attention_task(const attention_args *a, int n, int head, int block, float *scratch) {

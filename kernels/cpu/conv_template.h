@@ -101,10 +101,16 @@ static int halve(const float *x, long n, uint16_t *out) {
 
 // ------------------------------------------------------------------------------------------------ input strip
 
+INL void copyf(float *d, const float *s, long n) { memcpy(d, s, n * sizeof *d); }
+
 // activated writes row y of image n, concatenated, normalised and activated: [w][pitch], channels from cin to pitch 0.
 static void activated(const conv_args *a, int n, int y, float *out, int pitch) {
 	const float *scale = a->affine ? a->affine + (long)n * 2 * a->cin : 0, *offset = scale ? scale + a->cin : 0;
 	int first = 0;
+	if (!scale && a->act == ACT_IDENTITY && a->c[0] == pitch) {
+		copyf(out, a->src[0] + ((long)n * a->h + y) * a->w * pitch, (long)a->w * pitch);
+		return;
+	}
 	for (int s = 0; s < 2 && a->src[s]; s++) {
 		const int c = a->c[s];
 		const float *src = a->src[s] + ((long)n * a->h + y) * a->w * c;
@@ -129,8 +135,6 @@ static void activated(const conv_args *a, int n, int y, float *out, int pitch) {
 	for (; first < pitch; first++)
 		for (int x = 0; x < a->w; x++) out[(long)x * pitch + first] = 0;
 }
-
-INL void copyf(float *d, const float *s, long n) { memcpy(d, s, n * sizeof *d); }
 
 // strip_row writes row y of the resampled input with its zero padding: [width][pitch]; rows outside the image are zero.
 // prev is the strip row above, or null where it is not row y-1. tmp holds two activated rows.
@@ -376,13 +380,23 @@ static void direct_pack(const conv_args *a, const float *w, float *p) {
 	}
 }
 
+// fetch asks for the inputs of the tile of m pixels after pixel x of the runs: a tile reads a few bytes of many pixels at a
+// time, in a pattern that the processor does not foresee.
+INL void fetch(const run *r, int runs, long x, int m) {
+	for (int n = 0; n < runs; n++) {
+		const char *p = (const char *)(r[n].a + (x + m) * r[n].lda), *end = (const char *)(r[n].a + (x + 2 * m) * r[n].lda);
+		for (; p < end; p += 64) __builtin_prefetch(p);
+	}
+}
+
 // direct_pixels computes count pixels from x of a long row that begins at row y, panel c: tile by tile.
 INL void direct_pixels(const conv_args *a, int n, int y, int x, int count, int c, const run *r, int runs, const void *b,
-	const float *add, const sums *sum, int fresh) {
+	const float *add, const sums *sum, int fresh, int ahead) {
 	vf acc[MR][2], v[MR];
 	const int nv = panel_vectors(a, c), end = x + count;
 	while (x < end) {
 		const int m = even(end - x);
+		if (ahead) fetch(r, runs, x, m);
 		tile_any(m, nv, a->half, r, runs, x, b, acc);
 		for (int l = 0; l < nv; l++) {
 			for (int i = 0; i < m; i++) v[i] = acc[i][l];
@@ -427,9 +441,7 @@ INL void thin_row(const conv_args *a, int n, int y, const float *s, long row, in
 		for (int i = 0; i < m; i++) {
 			vf v = {0};
 			for (int o = 0; o < co; o++) {
-				float t = 0;
-				for (int l = 0; l < LANES; l++) t += acc[i * co + o][l];
-				if (o < LANES) v[o] = t;
+				v[o] = hsum(acc[i * co + o]);
 			}
 			complete(a, n, y, x + i, 1, 0, &v, 1, add);
 			if (sum->pivot) {
@@ -467,6 +479,7 @@ static void project(const conv_args *a, int n, int y, int x, int count, int c0, 
 			const int nv = panel_vectors(a, c), end = mini(count, p + PIXELS);
 			for (int i = p; i < end;) {
 				const int m = even(end - i);
+				if (c == c0) fetch(r, runs, i, m);
 				tile_any(m, nv, a->skip_half, r, runs, i, panel(a->skip_weight, a->skip_half, depth * c), acc);
 				for (int j = 0; j < m; j++)
 					for (int l = 0; l < nv; l++) {
@@ -499,7 +512,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 			const int all = (y1 - y0) * a->ow;
 			for (int x = 0; x < all; x += PIXELS) {
 				for (int c = c0; c < c1; c += NR)
-					direct_pixels(a, n, y0, x, mini(PIXELS, all - x), c, r, runs, panel(a->weight, a->half, depth * c), add, &sum, x == 0);
+					direct_pixels(a, n, y0, x, mini(PIXELS, all - x), c, r, runs, panel(a->weight, a->half, depth * c), add, &sum, x == 0, c == c0);
 				sum.chunk = mini(PIXELS, all - x);
 				sums_merge(&sum, c1);
 			}
@@ -527,7 +540,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 						for (int k = 0; k < a->size; k++)
 							r[k] = (run){s + (y * a->stride + k) * row, (long)a->stride * pitch, a->size * pitch};
 						direct_pixels(a, n, y0 + y, x, mini(PIXELS, all - x), c, r, a->size, panel(a->weight, a->half, depth * c),
-							add, &sum, x + y == 0);
+							add, &sum, x + y == 0, 0);
 					}
 			sum.chunk = (long)(y1 - y0) * a->ow;
 		}

@@ -62,12 +62,12 @@ func (s shape) cost(lanes, pixels float64) float64 {
 }
 
 // keep is what the packed weights cost: they stream through the caches at every call, and they fill memory. The first
-// few megabytes of a layer are cheap, because small networks have small layers; beyond that a form must save much time for
-// each megabyte.
+// few megabytes of a layer are cheaper, because small networks have small layers; beyond that a form must save much time
+// for each megabyte.
 func (s shape) keep(lanes float64) float64 {
 	const cheap = 4 << 20
 	bytes := 4 * float64(s.weights())
-	return (0.25*bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
+	return (bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
 }
 
 // form chooses the algorithm of one convolution: the one of least cost at the number of pixels that the weights will
@@ -140,14 +140,14 @@ func (b *Backend) plan(a *C.conv_args, images int) plan {
 	units := ceil(oh, int(a.rows))
 	a.units = C.int(units)
 	p := plan{1, 1}
-	if b.threads > 1 {
+	// Waking a thread takes as long as this many products, or reading this many weights.
+	const products, weights = 1 << 21, 1 << 16
+	work := images * oh * ow * int(a.cin*a.cout*a.size*a.size)
+	if b.threads > 1 && (work > products || s.weights() > weights) {
 		want := 4 * b.threads
 		p.groups = min(units, ceil(want, images))
 		if p.groups*images < b.threads || units*images < 3*b.threads && units*images%b.threads != 0 {
 			p.splits = min(panels, ceil(2*b.threads, p.groups*images))
-		}
-		if s.tile == 0 && s.weights() < 1<<15 {
-			p.splits = 1
 		}
 	}
 	split := ceil(panels, p.splits)

@@ -43,6 +43,13 @@ INL vf vmax(vf a, vf b) { return (vf)(((vi)a & (a > b)) | ((vi)b & ~(a > b))); }
 INL vf vmin(vf a, vf b) { return (vf)(((vi)a & (a < b)) | ((vi)b & ~(a < b))); }
 #endif
 INL vf choose(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
+INL float hsum(vf v) { // the sum of all lanes
+	typedef float quad __attribute__((vector_size(16)));
+	quad part[LANES / 4], s = {0};
+	memcpy(part, &v, sizeof part);
+	for (int i = 0; i < LANES / 4; i++) s += part[i];
+	return (s[0] + s[1]) + (s[2] + s[3]);
+}
 INL long roundup(long n, long m) { return (n + m - 1) / m * m; }
 INL int mini(int a, int b) { return a < b ? a : b; }
 
