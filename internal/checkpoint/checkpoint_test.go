@@ -77,7 +77,7 @@ func (k compvis) unet() UNetConfig {
 	return c
 }
 
-func (k compvis) stage() AutoencoderConfig {
+func (k compvis) stage() nn.AutoencoderConfig {
 	d := k.Params.DDConfig
 	c := upstreamAutoencoder(d.Z)
 	c.InChannels, c.OutChannels, c.ModelChannels, c.NumResBlocks = d.In, d.Out, d.Ch, d.Blocks
@@ -178,7 +178,7 @@ func TestAverage(t *testing.T) {
 			}
 			requireSame(t, made(smallUNet(AttendSelf).layout(), "", seed), u.Tensors)
 			s, _ := m.Component(RoleFirstStage)
-			requireSame(t, made(smallStage(false).layout(), "", 2e6), s.Tensors)
+			requireSame(t, made(autoencoderLayout(smallStage(false)), "", 2e6), s.Tensors)
 			c, err := ParseAutoencoderConfig(s.Info.Model)
 			require.NoError(t, err)
 			require.Equal(t, 0.5, c.ScaleFactor)
@@ -276,7 +276,7 @@ func TestPresets(t *testing.T) {
 			default:
 				c, err := ParseAutoencoderConfig(i.Model)
 				require.NoError(t, err, name)
-				found, err := inferAutoencoder(shapeList(c.layout()))
+				found, err := inferAutoencoder(shapeList(autoencoderLayout(c)))
 				require.NoError(t, err)
 				require.NoError(t, sameFirstStage(i, found))
 				require.NoError(t, must(diffusersOfAutoencoder(c)))
@@ -290,9 +290,9 @@ func TestPresets(t *testing.T) {
 	c, _ := ParseUNetConfig(sd.UNet.Model)
 	a, _ := ParseAutoencoderConfig(sd.FirstStage.Model)
 	require.Equal(t, 859_520_964, count(c.layout())) // published sizes
-	require.Equal(t, 83_653_863, count(a.layout()))
+	require.Equal(t, 83_653_863, count(autoencoderLayout(a)))
 	require.Len(t, c.layout(), 686)
-	require.Len(t, a.layout(), 248)
+	require.Len(t, autoencoderLayout(a), 248)
 }
 
 func must(_ map[string]any, err error) error { return err }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -35,8 +36,8 @@ const (
 
 // Where a stride-2 convolution pads its input.
 const (
-	PadBoth        = "both"         // one pixel on every side
-	PadRightBottom = "right-bottom" // one pixel on the right and at the bottom only
+	PadBoth        = "both" // one pixel on every side
+	PadRightBottom = nn.PadRightBottom
 )
 
 // UNetConfig describes the UNets of latent-diffusion and of diffusers (family latent-diffusion-unet): everything in
@@ -89,6 +90,26 @@ const (
 func ParseUNetConfig(b []byte) (UNetConfig, error) {
 	var c UNetConfig
 	return c, parseConfig(b, &c, &c)
+}
+
+// ParseAutoencoderConfig is nn's, with this package's errors.
+func ParseAutoencoderConfig(b []byte) (nn.AutoencoderConfig, error) {
+	c, err := nn.ParseAutoencoderConfig(b)
+	return c, wrong(err)
+}
+
+// ParseTinyConfig is nn's, with this package's errors.
+func ParseTinyConfig(b []byte) (nn.TinyConfig, error) {
+	c, err := nn.ParseTinyConfig(b)
+	return c, wrong(err)
+}
+
+// wrong makes an error of this package of what package nn says about a configuration.
+func wrong(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fail(ErrConfig, "%s", strings.TrimPrefix(err.Error(), "nn: "))
 }
 
 type checker interface{ Check() error }
@@ -243,135 +264,6 @@ func (c UNetConfig) attention(level int) string {
 // attends reports whether the level's number of heads means anything.
 func (c UNetConfig) attends(level int) bool {
 	return c.attention(level) != AttendNone || level == len(c.Channels)-1 && c.MiddleAttention != AttendNone
-}
-
-// AutoencoderConfig describes the first stages of latent-diffusion and of diffusers (families autoencoder-kl and
-// vq-model). Lists run over the levels, full resolution first. An attention has one head and 1x1 convolutions q, k, v,
-// proj_out. A decoder has one block per level more than the encoder.
-type AutoencoderConfig struct {
-	InChannels    int   `json:"in_channels"`
-	OutChannels   int   `json:"out_channels"`
-	ModelChannels int   `json:"model_channels"` // outputs of the encoder's first convolution
-	Channels      []int `json:"channels"`
-	NumResBlocks  int   `json:"num_res_blocks"`
-	ZChannels     int   `json:"z_channels"`
-	DoubleZ       bool  `json:"double_z"`       // the encoder ends in means and log variances
-	EmbedDim      int   `json:"embed_dim"`      // of the latent; ZChannels where there is no quant_conv
-	NumEmbeddings int   `json:"num_embeddings"` // code vectors; 0 in autoencoder-kl
-
-	DownAttention     []bool `json:"down_attention"`
-	MiddleAttention   bool   `json:"middle_attention"`
-	UpAttention       []bool `json:"up_attention"`
-	ConvResample      bool   `json:"conv_resample"`
-	DownsamplePadding string `json:"downsample_padding"`
-	QuantConv         bool   `json:"quant_conv"`
-	PostQuantConv     bool   `json:"post_quant_conv"`
-	LookupFromCode    bool   `json:"lookup_from_codebook"` // decode takes code numbers
-
-	NormGroups int     `json:"norm_groups"`
-	NormEps    float64 `json:"norm_eps"`
-
-	// A diffusion in the latent space sees (z - shift) * scale; encoding and decoding by themselves apply neither.
-	ScaleFactor float64   `json:"scale_factor"`
-	ShiftFactor float64   `json:"shift_factor"`
-	LatentsMean []float64 `json:"latents_mean,omitempty"`
-	LatentsStd  []float64 `json:"latents_std,omitempty"`
-}
-
-// ParseAutoencoderConfig reads the JSON form, strictly, and checks it.
-func ParseAutoencoderConfig(b []byte) (AutoencoderConfig, error) {
-	var c AutoencoderConfig
-	return c, parseConfig(b, &c, &c)
-}
-
-// Check reports the first thing that is impossible.
-func (c AutoencoderConfig) Check() error {
-	err := first(
-		between("in_channels", c.InChannels, 1, maxChannels),
-		between("out_channels", c.OutChannels, 1, maxChannels),
-		between("num_res_blocks", c.NumResBlocks, 1, maxBlocks),
-		between("z_channels", c.ZChannels, 1, maxChannels),
-		between("embed_dim", c.EmbedDim, 1, maxChannels),
-		between("num_embeddings", c.NumEmbeddings, 0, maxEntries),
-		checkNorm(c.NormGroups, c.NormEps),
-		oneOf("downsample_padding", c.DownsamplePadding, PadRightBottom),
-	)
-	if err == nil {
-		err = first(checkChannels([]int{c.ModelChannels}, c.NormGroups), checkChannels(c.Channels, c.NormGroups))
-	}
-	if err == nil {
-		err = first(perLevel("down_attention", len(c.DownAttention), len(c.Channels)), perLevel("up_attention", len(c.UpAttention), len(c.Channels)))
-	}
-	switch {
-	case err != nil:
-		return err
-	case !c.QuantConv && !c.PostQuantConv && c.EmbedDim != c.ZChannels:
-		return fail(ErrConfig, "configuration: embed_dim %d and z_channels %d differ, but there is no quant_conv", c.EmbedDim, c.ZChannels)
-	case c.NumEmbeddings > 0 && c.DoubleZ:
-		return fail(ErrConfig, "configuration: double_z with num_embeddings: a code book has no variance")
-	}
-	return checkLatent(c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd, c.EmbedDim)
-}
-
-func checkLatent(scale, shift float64, mean, std []float64, channels int) error {
-	const most = 1e6
-	if !(scale > 0 && scale < most) || !(shift > -most && shift < most) {
-		return fail(ErrConfig, "configuration: scale_factor %g and shift_factor %g: expected a positive and a finite number", scale, shift)
-	}
-	if len(mean) != len(std) || len(mean) != 0 && len(mean) != channels {
-		return fail(ErrConfig, "configuration: latents_mean has %d and latents_std %d entries, expected none or %d", len(mean), len(std), channels)
-	}
-	return nil
-}
-
-// TinyConfig describes diffusers' AutoencoderTiny (family autoencoder-tiny), in the words of its constructor. Its
-// tensors keep the names that diffusers gives them, which have no older form.
-type TinyConfig struct {
-	InChannels              int     `json:"in_channels"`
-	OutChannels             int     `json:"out_channels"`
-	EncoderBlockOutChannels []int   `json:"encoder_block_out_channels"`
-	DecoderBlockOutChannels []int   `json:"decoder_block_out_channels"`
-	NumEncoderBlocks        []int   `json:"num_encoder_blocks"`
-	NumDecoderBlocks        []int   `json:"num_decoder_blocks"`
-	LatentChannels          int     `json:"latent_channels"`
-	LatentMagnitude         float64 `json:"latent_magnitude"` // of the quantised form of a latent
-	LatentShift             float64 `json:"latent_shift"`
-	UpsamplingScalingFactor int     `json:"upsampling_scaling_factor"`
-	ScaleFactor             float64 `json:"scale_factor"`
-	ShiftFactor             float64 `json:"shift_factor"`
-}
-
-// ParseTinyConfig reads the JSON form, strictly, and checks it.
-func ParseTinyConfig(b []byte) (TinyConfig, error) {
-	var c TinyConfig
-	return c, parseConfig(b, &c, &c)
-}
-
-// Check reports the first thing that is impossible.
-func (c TinyConfig) Check() error {
-	err := first(
-		between("in_channels", c.InChannels, 1, maxChannels),
-		between("out_channels", c.OutChannels, 1, maxChannels),
-		between("latent_channels", c.LatentChannels, 1, maxChannels),
-		between("upsampling_scaling_factor", c.UpsamplingScalingFactor, 2, 2),
-		checkChannels(c.EncoderBlockOutChannels, 1),
-		checkChannels(c.DecoderBlockOutChannels, 1),
-		perLevel("num_encoder_blocks", len(c.NumEncoderBlocks), len(c.EncoderBlockOutChannels)),
-		perLevel("num_decoder_blocks", len(c.NumDecoderBlocks), len(c.DecoderBlockOutChannels)),
-		checkLatent(c.ScaleFactor, c.ShiftFactor, nil, nil, c.LatentChannels),
-	)
-	for _, n := range append(slices.Clone(c.NumEncoderBlocks), c.NumDecoderBlocks...) {
-		err = first(err, between("num_encoder_blocks or num_decoder_blocks", n, 0, maxBlocks))
-	}
-	// A level's first convolution takes as many channels as it gives: the code that runs these networks says so.
-	for _, list := range [][]int{c.EncoderBlockOutChannels, c.DecoderBlockOutChannels} {
-		for _, ch := range list {
-			if err == nil && ch != list[0] {
-				err = fail(ErrConfig, "configuration: block_out_channels %v: all levels must have the same", list)
-			}
-		}
-	}
-	return err
 }
 
 // difference finds the first field in which two configurations of one type differ, in the words of its JSON form.

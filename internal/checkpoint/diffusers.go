@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -397,7 +398,7 @@ type diffusersAutoConfig struct {
 }
 
 // autoencoderOf translates a config.json.
-func autoencoderOf(class string, fields map[string]json.RawMessage) (AutoencoderConfig, error) {
+func autoencoderOf(class string, fields map[string]json.RawMessage) (nn.AutoencoderConfig, error) {
 	d := diffusersAutoConfig{
 		InChannels: 3, OutChannels: 3, BlockOutChannels: []int{64}, LayersPerBlock: 1, LatentChannels: 4, NormNumGroups: 32,
 		DownBlockTypes: []string{"DownEncoderBlock2D"}, UpBlockTypes: []string{"UpDecoderBlock2D"}, ScalingFactor: 0.18215, MidAttention: true,
@@ -407,7 +408,7 @@ func autoencoderOf(class string, fields map[string]json.RawMessage) (Autoencoder
 	} else {
 		d.QuantConv, d.PostQuantConv = ptr(true), ptr(true)
 	}
-	var c AutoencoderConfig
+	var c nn.AutoencoderConfig
 	if err := decodeFields(class, fields, &d); err != nil {
 		return c, err
 	}
@@ -417,7 +418,7 @@ func autoencoderOf(class string, fields map[string]json.RawMessage) (Autoencoder
 	if err != nil {
 		return c, err
 	}
-	c = AutoencoderConfig{
+	c = nn.AutoencoderConfig{
 		InChannels: d.InChannels, OutChannels: d.OutChannels, ModelChannels: d.BlockOutChannels[0], Channels: d.BlockOutChannels,
 		NumResBlocks: d.LayersPerBlock, ZChannels: d.LatentChannels, EmbedDim: d.LatentChannels, DoubleZ: class == classKL,
 		DownAttention: make([]bool, n), MiddleAttention: d.MidAttention, UpAttention: make([]bool, n), ConvResample: true,
@@ -461,17 +462,17 @@ func autoencoderOf(class string, fields map[string]json.RawMessage) (Autoencoder
 			return c, fail(ErrUnsupported, "blocks of type %s", quote(d.UpBlockTypes[i]))
 		}
 	}
-	return c, c.Check()
+	return c, wrong(c.Check())
 }
 
 // tinyOf translates a config.json, whose fields are nearly ours.
-func tinyOf(fields map[string]json.RawMessage) (TinyConfig, error) {
+func tinyOf(fields map[string]json.RawMessage) (nn.TinyConfig, error) {
 	var d struct {
-		TinyConfig
+		nn.TinyConfig
 		ScalingFactor float64 `json:"scaling_factor"`
 		Shift         float64 `json:"shift_factor"`
 	}
-	d.TinyConfig = TinyConfig{
+	d.TinyConfig = nn.TinyConfig{
 		InChannels: 3, OutChannels: 3, EncoderBlockOutChannels: []int{64, 64, 64, 64}, DecoderBlockOutChannels: []int{64, 64, 64, 64},
 		NumEncoderBlocks: []int{1, 3, 3, 3}, NumDecoderBlocks: []int{3, 3, 3, 1}, LatentChannels: 4, LatentMagnitude: 3, LatentShift: 0.5,
 		UpsamplingScalingFactor: 2,
@@ -481,7 +482,7 @@ func tinyOf(fields map[string]json.RawMessage) (TinyConfig, error) {
 		return d.TinyConfig, err
 	}
 	d.ScaleFactor, d.ShiftFactor = d.ScalingFactor, d.Shift
-	return d.TinyConfig, d.Check()
+	return d.TinyConfig, wrong(d.Check())
 }
 
 // network is what a config.json describes.
@@ -515,13 +516,13 @@ func networkOf(fields map[string]json.RawMessage) (n network, err error) {
 		if err != nil {
 			return n, err
 		}
-		n.role, n.family, n.config, n.layout, n.names = RoleFirstStage, c.family(), c, c.layout(), c.diffusersNames()
+		n.role, n.family, n.config, n.layout, n.names = RoleFirstStage, familyOf(c), c, autoencoderLayout(c), autoencoderNames(c)
 	case classTiny:
 		c, err := tinyOf(fields)
 		if err != nil {
 			return n, err
 		}
-		n.role, n.family, n.config, n.layout = RoleFirstStage, FamilyTiny, c, c.layout()
+		n.role, n.family, n.config, n.layout = RoleFirstStage, FamilyTiny, c, tinyLayout(c)
 		n.names = sameNames(n.layout)
 	default:
 		return n, fail(ErrUnsupported, "class %s: only %s, %s, %s, %s and %s are read", quote(class), classUNet, classConditional, classKL, classVQ, classTiny)
@@ -634,7 +635,7 @@ func sameNetwork(given weights.Info, config any) error {
 	switch c := config.(type) {
 	case UNetConfig:
 		return sameLatent(given, c)
-	case AutoencoderConfig:
+	case nn.AutoencoderConfig:
 		return sameFirstStage(given, c)
 	}
 	return nil

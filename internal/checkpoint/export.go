@@ -36,18 +36,18 @@ func (c Component) Diffusers(d weights.DType) (config []byte, list []weights.Pla
 		table = self.diffusersNames()
 		fields, err = diffusersOfUNet(self)
 	case FamilyKL, FamilyVQ:
-		var a AutoencoderConfig
+		var a nn.AutoencoderConfig
 		if a, err = ParseAutoencoderConfig(c.Info.Model); err != nil {
 			return nil, nil, err
 		}
-		table = a.diffusersNames()
+		table = autoencoderNames(a)
 		fields, err = diffusersOfAutoencoder(a)
 	case FamilyTiny:
-		var a TinyConfig
+		var a nn.TinyConfig
 		if a, err = ParseTinyConfig(c.Info.Model); err != nil {
 			return nil, nil, err
 		}
-		table = sameNames(a.layout())
+		table = sameNames(tinyLayout(a))
 		fields, err = diffusersOfTiny(a)
 	default:
 		err = fail(ErrUnsupported, "family %s cannot be written for diffusers", c.Info.Family)
@@ -273,7 +273,7 @@ func oneOrList(list []int) any {
 	return list
 }
 
-func diffusersOfAutoencoder(c AutoencoderConfig) (map[string]any, error) {
+func diffusersOfAutoencoder(c nn.AutoencoderConfig) (map[string]any, error) {
 	f := map[string]any{
 		"_class_name": classKL, "act_fn": "silu", "in_channels": c.InChannels, "out_channels": c.OutChannels,
 		"block_out_channels": c.Channels, "layers_per_block": c.NumResBlocks, "latent_channels": c.ZChannels,
@@ -306,7 +306,7 @@ func diffusersOfAutoencoder(c AutoencoderConfig) (map[string]any, error) {
 	return f, proven(c, got, err)
 }
 
-func diffusersOfTiny(c TinyConfig) (map[string]any, error) {
+func diffusersOfTiny(c nn.TinyConfig) (map[string]any, error) {
 	f := map[string]any{}
 	for k, v := range toMap(c) {
 		f[k] = v

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -47,8 +48,8 @@ func smallUNet(kind string) UNetConfig {
 	return c
 }
 
-func smallStage(double bool) AutoencoderConfig {
-	c := AutoencoderConfig{
+func smallStage(double bool) nn.AutoencoderConfig {
+	c := nn.AutoencoderConfig{
 		InChannels: 3, OutChannels: 3, ModelChannels: 32, Channels: []int{32, 64}, NumResBlocks: 1, ZChannels: 4, DoubleZ: double, EmbedDim: 4,
 		DownAttention: []bool{false, true}, MiddleAttention: true, UpAttention: []bool{false, true}, ConvResample: true,
 		DownsamplePadding: PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
@@ -75,7 +76,7 @@ func betas(t *testing.T, s weights.Schedule) []float32 {
 
 // latentCheckpoint is what a training of latent-diffusion leaves.
 func latentCheckpoint(t *testing.T) []weights.Tensor {
-	u, s := smallUNet(AttendSelf).layout(), smallStage(false).layout()
+	u, s := smallUNet(AttendSelf).layout(), autoencoderLayout(smallStage(false))
 	list := made(u, "model.diffusion_model.", 0)
 	for _, e := range made(u, "diffusion_model.", 1e6) {
 		e.Name = "model_ema." + dotless(e.Name)

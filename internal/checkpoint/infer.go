@@ -220,9 +220,9 @@ func (c UNetConfig) guided() (nn.UNetConfig, error) {
 }
 
 // inferAutoencoder finds the configuration of an upstream first stage, up to the factor of its latents.
-func inferAutoencoder(s shapes) (c AutoencoderConfig, err error) {
+func inferAutoencoder(s shapes) (c nn.AutoencoderConfig, err error) {
 	d := &dims{s: s}
-	c = AutoencoderConfig{
+	c = nn.AutoencoderConfig{
 		InChannels:    d.get("encoder.conv_in.weight", 4, 1),
 		OutChannels:   d.get("decoder.conv_out.weight", 4, 0),
 		ModelChannels: d.get("encoder.conv_in.weight", 4, 0),
@@ -259,7 +259,7 @@ func inferAutoencoder(s shapes) (c AutoencoderConfig, err error) {
 	return c, d.err
 }
 
-func (c AutoencoderConfig) family() string {
+func familyOf(c nn.AutoencoderConfig) string {
 	if c.NumEmbeddings > 0 {
 		return FamilyVQ
 	}

@@ -1,6 +1,10 @@
 package checkpoint
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/spin-native/spin/nn"
+)
 
 // param is a tensor that a network has.
 type param struct {
@@ -178,7 +182,7 @@ func (l *layout) convAttention(name string, ch int, has bool) {
 }
 
 // layout is upstream's AutoencoderKL or VQModel.
-func (c AutoencoderConfig) layout() []param {
+func autoencoderLayout(c nn.AutoencoderConfig) []param {
 	l := &layout{}
 	middle := func(name string, ch int) {
 		l.resnet(name+".mid.block_1", ch, ch)
@@ -234,7 +238,7 @@ func (c AutoencoderConfig) layout() []param {
 }
 
 // layout is diffusers' AutoencoderTiny. Layers without weights (activations, upsampling) count in the numbers.
-func (c TinyConfig) layout() []param {
+func tinyLayout(c nn.TinyConfig) []param {
 	l := &layout{}
 	n := 0
 	blocks := func(half string, ch, count int) {

@@ -3,6 +3,8 @@ package checkpoint
 import (
 	"fmt"
 	"strings"
+
+	"github.com/spin-native/spin/nn"
 )
 
 // rule says how a source calls a module of ours. {i} runs over levels and {j} over the blocks of a level, in the
@@ -184,7 +186,7 @@ func (c UNetConfig) diffusersNames() *names {
 }
 
 // diffusersNames is the table of a first stage.
-func (c AutoencoderConfig) diffusersNames() *names {
+func autoencoderNames(c nn.AutoencoderConfig) *names {
 	return expand(diffusersAutoencoder, len(c.Channels), c.NumResBlocks, func(int) int { return 0 }, nil)
 }
 

@@ -57,7 +57,7 @@ func TestNames(t *testing.T) {
 			mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj.weight           middle_block.1.transformer_blocks.0.ff.net.0.proj.weight
 			up_blocks.0.attentions.1.transformer_blocks.0.norm3.weight                 output_blocks.1.1.transformer_blocks.0.norm3.weight
 			up_blocks.0.upsamplers.0.conv.weight                                       output_blocks.1.2.conv.weight`},
-		"AutoencoderKL, VQModel": {stage.diffusersNames(), `
+		"AutoencoderKL, VQModel": {autoencoderNames(stage), `
 			encoder.conv_in.weight                                encoder.conv_in.weight
 			encoder.down_blocks.2.resnets.0.conv_shortcut.weight  encoder.down.2.block.0.nin_shortcut.weight
 			encoder.down_blocks.1.attentions.0.to_q.weight        encoder.down.1.attn.0.q.weight
@@ -122,6 +122,6 @@ func TestTablesCover(t *testing.T) {
 	}
 	for _, double := range []bool{false, true} {
 		c := smallStage(double)
-		check(c.layout(), c.diffusersNames())
+		check(autoencoderLayout(c), autoencoderNames(c))
 	}
 }

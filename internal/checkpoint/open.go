@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -365,18 +366,18 @@ func (m *Model) converted(f *input, o Options) error {
 		}
 	case FamilyKL, FamilyVQ:
 		c.Role = RoleFirstStage
-		var config AutoencoderConfig
+		var config nn.AutoencoderConfig
 		if config, err = ParseAutoencoderConfig(info.Model); err == nil {
-			if config.family() != info.Family {
+			if familyOf(config) != info.Family {
 				return fail(ErrConfig, "num_embeddings is %d, which is not of family %s", config.NumEmbeddings, info.Family)
 			}
-			c.Tensors, err = fitted(f.tensors, config.layout())
+			c.Tensors, err = fitted(f.tensors, autoencoderLayout(config))
 		}
 	case FamilyTiny:
 		c.Role = RoleFirstStage
-		var config TinyConfig
+		var config nn.TinyConfig
 		if config, err = ParseTinyConfig(info.Model); err == nil {
-			c.Tensors, err = fitted(f.tensors, config.layout())
+			c.Tensors, err = fitted(f.tensors, tinyLayout(config))
 		}
 	default:
 		return fail(ErrUnsupported, "family %s is not known", quote(info.Family))

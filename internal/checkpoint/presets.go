@@ -181,8 +181,8 @@ func ldmFaces(name string) *weights.Info {
 }
 
 // upstreamAutoencoder is what CompVis' first stages of two blocks a level share.
-func upstreamAutoencoder(z int, mult ...int) AutoencoderConfig {
-	c := AutoencoderConfig{
+func upstreamAutoencoder(z int, mult ...int) nn.AutoencoderConfig {
+	c := nn.AutoencoderConfig{
 		InChannels: 3, OutChannels: 3, ModelChannels: 128, NumResBlocks: 2, ZChannels: z, EmbedDim: z,
 		DownAttention: make([]bool, len(mult)), MiddleAttention: true, UpAttention: make([]bool, len(mult)),
 		ConvResample: true, DownsamplePadding: PadRightBottom, QuantConv: true, PostQuantConv: true,

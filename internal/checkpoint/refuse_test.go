@@ -65,7 +65,7 @@ func TestRefusals(t *testing.T) {
 		"shape":              {bare(reshaped("middle_block.1.proj_out.weight", 32, 128, 1)), Options{}, ErrShape, "middle_block.1.proj_out.weight"},
 		"one more":           {save(t, append(made(u.layout(), "", 0), scalars("zzz", 1))), Options{}, ErrUnused, "zzz"},
 		"block missing":      {bare(without("output_blocks.3.0.in_layers.0.weight")), Options{}, ErrMissing, "output_blocks.3.0.in_layers.0.weight"},
-		"two networks":       {save(t, append(made(u.layout(), "", 0), made(smallStage(true).layout(), "", 0)...)), Options{}, ErrMixed, "split it first"},
+		"two networks":       {save(t, append(made(u.layout(), "", 0), made(autoencoderLayout(smallStage(true)), "", 0)...)), Options{}, ErrMixed, "split it first"},
 		"two sources":        {save(t, append(made(u.layout(), "", 0), made(u.layout(), "model.diffusion_model.", 0)...)), Options{}, ErrMixed, "split it first"},
 		"wrong preset":       {bare(same), Options{Preset: "ffhq_10m"}, ErrConfig, "check in_channels"},
 		"preset of others":   {bare(same), Options{Preset: "sd-vae"}, ErrConfig, "the configuration is for autoencoder-kl"},
@@ -99,12 +99,12 @@ func TestConverted(t *testing.T) {
 	m := open(t, write(info, made(u.layout(), "", 0)), Options{})
 	require.Equal(t, info, m.Components[0].Info)
 	s := smallStage(false)
-	m = open(t, write(newInfo(FamilyVQ, "n", 16, linear, s), made(s.layout(), "", 0)), Options{})
+	m = open(t, write(newInfo(FamilyVQ, "n", 16, linear, s), made(autoencoderLayout(s), "", 0)), Options{})
 	require.Equal(t, RoleFirstStage, m.Components[0].Role)
 
 	refused(t, write(info, made(u.layout(), "", 0)[1:]), Options{}, ErrMissing, "time_embed.0.weight")
 	refused(t, write(newInfo("other", "", 16, linear, u), made(u.layout(), "", 0)), Options{}, ErrUnsupported, "other")
-	refused(t, write(newInfo(FamilyKL, "", 16, linear, s), made(s.layout(), "", 0)), Options{}, ErrConfig, "num_embeddings")
+	refused(t, write(newInfo(FamilyKL, "", 16, linear, s), made(autoencoderLayout(s), "", 0)), Options{}, ErrConfig, "num_embeddings")
 	info.Model = json.RawMessage(`{"in_channels":1e99}`)
 	refused(t, write(info, made(u.layout(), "", 0)), Options{}, ErrConfig, "configuration")
 }

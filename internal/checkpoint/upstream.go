@@ -614,7 +614,7 @@ func (m *Model) firstStage(list []weights.Tensor, prefix string, schedule *weigh
 	if o.Preset != "" && given == nil {
 		return fail(ErrConfig, "preset %s has no first stage, but the file holds one", quote(o.Preset))
 	}
-	info := newInfo(c.family(), "", 256, ldmLinear, c)
+	info := newInfo(familyOf(c), "", 256, ldmLinear, c)
 	why := "the file does not tell"
 	guessed := given == nil
 	if guessed {
@@ -623,7 +623,7 @@ func (m *Model) firstStage(list []weights.Tensor, prefix string, schedule *weigh
 			c.ScaleFactor = 0.18215 // of Stable Diffusion, which most of these belong to
 		}
 		for _, p := range sortedPresets() {
-			if p.FirstStage != nil && p.FirstStage.Family == c.family() && sameFirstStage(*p.FirstStage, c) == nil {
+			if p.FirstStage != nil && p.FirstStage.Family == familyOf(c) && sameFirstStage(*p.FirstStage, c) == nil {
 				known, _ := ParseAutoencoderConfig(p.FirstStage.Model)
 				why, c, info.ImageSize = "as in preset "+p.Name+", which has the same tensors", known, p.FirstStage.ImageSize
 				break
@@ -655,22 +655,22 @@ func (m *Model) firstStage(list []weights.Tensor, prefix string, schedule *weigh
 		o.ImageSize = 0 // that was meant for the UNet
 	}
 	o.overrideInfo(&info)
-	if err := c.Check(); err != nil {
+	if err := wrong(c.Check()); err != nil {
 		return err
 	}
 	info.Model = marshal(c)
-	tensors, err := fitted(list, c.layout())
+	tensors, err := fitted(list, autoencoderLayout(c))
 	m.Components = append(m.Components, Component{Role: RoleFirstStage, Source: SourceLatent, Info: info, Tensors: tensors})
 	return err
 }
 
-func sameFirstStage(given weights.Info, found AutoencoderConfig) error {
+func sameFirstStage(given weights.Info, found nn.AutoencoderConfig) error {
 	c, err := ParseAutoencoderConfig(given.Model)
 	if err != nil {
 		return err
 	}
-	if given.Family != found.family() {
-		return fail(ErrConfig, "the configuration is for %s, but the file holds %s", given.Family, found.family())
+	if given.Family != familyOf(found) {
+		return fail(ErrConfig, "the configuration is for %s, but the file holds %s", given.Family, familyOf(found))
 	}
 	found.NormGroups, found.NormEps, found.LookupFromCode = c.NormGroups, c.NormEps, c.LookupFromCode
 	found.ScaleFactor, found.ShiftFactor, found.LatentsMean, found.LatentsStd = c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd
