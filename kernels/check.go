@@ -31,7 +31,10 @@ func (w ConvWeights) Check() error {
 	if len(w.Weight) != w.Out*w.In*w.Size*w.Size || (w.Bias != nil && len(w.Bias) != w.Out) {
 		return fmt.Errorf("%d weights and %d biases given for a convolution %d->%d of size %d", len(w.Weight), len(w.Bias), w.In, w.Out, w.Size)
 	}
-	if w.Form >= Winograd2 && (w.Size != 3 || w.Stride != 1 || w.Pad != 1) {
+	if w.PadEnd < 0 || w.PadEnd >= w.Size {
+		return fmt.Errorf("convolution of size %d with %d more pixels of padding at the end: expected less than the size", w.Size, w.PadEnd)
+	}
+	if w.Form >= Winograd2 && (w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.PadEnd != 0) {
 		return fmt.Errorf("Winograd needs a 3x3 convolution of stride 1 and padding 1, got size %d, stride %d, padding %d", w.Size, w.Stride, w.Pad)
 	}
 	if w.Form == WinogradUp && !w.Up {

@@ -23,6 +23,6 @@
 //   - Operations may be asynchronous. A fault of the device is sticky and comes back from Sync, which Download implies.
 //
 // The operations are written for their fused form: a convolution reads through an optional concatenation, group
-// normalisation, SiLU and resampling, and its epilogue adds bias, embedding and residual and gathers the moments that
-// the next normalisation needs. A backend may run any part as a separate pass; the meaning is the same.
+// normalisation, activation and resampling, and its epilogue adds bias, embedding and residual and gathers the moments
+// that the next normalisation needs. A backend may run any part as a separate pass; the meaning is the same.
 package kernels

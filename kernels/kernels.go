@@ -65,6 +65,7 @@ type Net interface {
 	Attention(*Attention)
 	// Resample writes src at twice or half its size: dst = sampling(src). moments is optional [N,1,2,C].
 	Resample(dst, src View, s Sampling, moments View)
+	Nearest(*Nearest)
 }
 
 // Image is the pixel-space side: the fused steps of the solver's corrections.
@@ -89,6 +90,7 @@ type Activation int
 const (
 	Identity Activation = iota
 	SiLU                // x / (1 + exp(-x))
+	Tanh
 )
 
 // Sampling changes the size of what is read, after normalisation and activation.
@@ -118,13 +120,16 @@ type ConvWeights struct {
 	Out, In     int
 	Size        int      // kernel height and width, odd
 	Stride, Pad int      // zero padding on all four sides
+	PadEnd      int      // and so much more on the right and at the bottom, less than Size
 	Form        ConvForm // Auto, or a forced algorithm (an error where it does not apply)
 	Pixels      int      // output pixels per image that the weights will mostly meet, a hint for Auto; 0 if unknown
 	Up          bool     // every Conv2D will say Sampling Up2, which lets a backend fold the enlarging into the weights
 }
 
-// OutSize is the output height (width) for an input height (width) of n.
-func (w ConvWeights) OutSize(n int) int { return (n+2*w.Pad-w.Size)/w.Stride + 1 }
+// OutSize is the output height (width) for an input height (width) of n; 0 or less where that is too small.
+func (w ConvWeights) OutSize(n int) int {
+	return (n + 2*w.Pad + w.PadEnd - w.Size + w.Stride) / w.Stride
+}
 
 // ConvForm names an algorithm.
 type ConvForm int
@@ -158,6 +163,7 @@ type Conv interface {
 //
 //	u   = Sampling(Act(Affine.scale * x + Affine.offset))
 //	Dst = Kernel * u + bias + Embed + ResidualSampling(Residual) + Shortcut * [Skip[0] | Skip[1]]
+//	Dst = max(Dst, 0)      with ReLU
 //
 // with zero padding applied to u.
 type Conv2D struct {
@@ -172,6 +178,7 @@ type Conv2D struct {
 	ResidualSampling Sampling
 	Shortcut         Conv    // optional, in place of Residual: a 1x1 convolution of stride 1
 	Skip             [2]View // its input, of Dst's size; the second is optional
+	ReLU             bool    // a NaN stays one
 	Moments          View    // optional output [N,1,2,Cout]: the moments of Dst, as Net.Moments would write them
 }
 
@@ -207,6 +214,20 @@ type Attention struct {
 	Q, K, V    Heads
 	Heads, Dim int
 	Scale      float32
+}
+
+// Nearest finds, for every pixel of X, the code vector at the least Euclidean distance, the first of equal ones:
+//
+//	i     = argmin_k |X - Codes[k]|
+//	Dst   = X + (Codes[i] - X)
+//	Index = i
+//
+// The detour over X is how the peers round the vector, and keeps a NaN.
+type Nearest struct {
+	Dst   View
+	Index View // optional [N,H,W,1]: the number as a float, exact up to 2^24
+	X     View // [N,H,W,D]
+	Codes View // [1,1,D,K]: code vector k is column k
 }
 
 // Matrix is a banded matrix: row i has weights W[i] on columns First[i], First[i]+1, ...

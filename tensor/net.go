@@ -14,6 +14,9 @@ type Input struct {
 // SiLU returns the input with SiLU applied on load.
 func (in Input) SiLU() Input { in.Act = kernels.SiLU; return in }
 
+// Tanh returns the input with the hyperbolic tangent applied on load.
+func (in Input) Tanh() Input { in.Act = kernels.Tanh; return in }
+
 // Resampled returns the input read at another size.
 func (in Input) Resampled(s kernels.Sampling) Input { in.Sampling = s; return in }
 
@@ -31,6 +34,7 @@ type Epilogue struct {
 	Residual *Tensor
 	Sampling kernels.Sampling // of Residual
 	Shortcut *Shortcut        // in place of Residual
+	ReLU     bool             // applied to the sum of all that
 	Moments  bool             // gather the moments that a following GroupNorm needs
 }
 
@@ -113,7 +117,7 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 		Dst: out.v, Src: [2]kernels.View{d.view(op, in.X), d.view(op, in.Skip)},
 		Affine: d.view(op, in.Affine), Act: in.Act, Sampling: in.Sampling, Kernel: k.k,
 		Embed: d.view(op, e.Embed), Residual: d.view(op, e.Residual), ResidualSampling: e.Sampling,
-		Shortcut: shortcut, Skip: skip, Moments: d.view(op, out.moments),
+		Shortcut: shortcut, Skip: skip, ReLU: e.ReLU, Moments: d.view(op, out.moments),
 	})
 	return out
 }
@@ -188,4 +192,16 @@ func (t *Tensor) Resample(s kernels.Sampling) *Tensor {
 	out.moments = t.d.New(t.N(), 1, 2, t.C())
 	t.d.b.Resample(out.v, t.d.view(op, t), s, out.moments.v)
 	return out
+}
+
+// Nearest finds for every pixel of x [N,H,W,D] the code vector at the least distance among codes [1,1,D,K], whose columns
+// they are: out [N,H,W,D] is that vector, index [N,H,W,1] its number. See kernels.Nearest.
+func (d *Device) Nearest(x, codes *Tensor) (out, index *Tensor) {
+	const op = "tensor.Nearest"
+	if codes.N() != 1 || codes.H() != 1 || codes.W() != x.C() {
+		Fail(op, "code vectors of shape %v do not fit pixels of %v, expected [1 1 %d K]", codes, x, x.C())
+	}
+	out, index = d.New(x.N(), x.H(), x.W(), x.C()), d.New(x.N(), x.H(), x.W(), 1)
+	d.b.Nearest(&kernels.Nearest{Dst: out.v, Index: index.v, X: d.view(op, x), Codes: d.view(op, codes)})
+	return out, index
 }

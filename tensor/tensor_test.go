@@ -135,6 +135,7 @@ func TestMisuse(t *testing.T) {
 	d, other := device(t), tensor.NewDevice(ref.Open())
 	x := d.New(1, 4, 4, 2)
 	k := d.Kernel(kernels.ConvWeights{Weight: make([]float32, 3*2*9), In: 2, Out: 3, Size: 3, Stride: 1, Pad: 1})
+	halving := d.Kernel(kernels.ConvWeights{Weight: make([]float32, 3*2*9), In: 2, Out: 3, Size: 3, Stride: 2, PadEnd: 1})
 	m := d.Matrix(kernels.Matrix{Rows: 2, Cols: 4, First: []int{0, 2}, W: [][]float32{{1}, {1}}})
 	f := d.FilterKernel(kernels.FilterWeights{H: 3, W: 3, K: make([]float32, 9)})
 	vec := func(c int) *tensor.Tensor { return d.New(1, 1, 1, c) }
@@ -162,6 +163,9 @@ func TestMisuse(t *testing.T) {
 		"keys and values": {func() {
 			d.Attention(tensor.Heads{X: x}, tensor.Heads{X: x}, tensor.Heads{X: d.New(1, 2, 2, 2)}, 1, 2, 1)
 		}, "fit together"},
+		"code vectors":         {func() { d.Nearest(x, d.New(1, 1, 3, 8)) }, "code vectors"},
+		"too small":            {func() { d.Conv2D(halving, tensor.Input{X: d.New(1, 1, 8, 2)}, tensor.Epilogue{}) }, "smaller"},
+		"padding":              {func() { d.Kernel(kernels.ConvWeights{Weight: []float32{1}, In: 1, Out: 1, Size: 1, Stride: 1, PadEnd: 1}) }, "padding at the end"},
 		"half of an odd":       {func() { d.New(1, 3, 3, 1).Resample(kernels.Down2) }, "even"},
 		"no terms":             {func() { d.Blend(nil, tensor.Blend{}) }, "0 terms"},
 		"term":                 {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: d.New(1, 4, 4, 3), C: 1}}}) }, "repeated"},

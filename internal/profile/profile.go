@@ -195,6 +195,13 @@ func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments ke
 	}, func() { b.Backend.Resample(dst, src, s, moments) })
 }
 
+func (b *Backend) Nearest(a *kernels.Nearest) {
+	b.measure(Row{
+		Op: "nearest", Shape: fmt.Sprintf("%d of %d", a.Codes.C, a.Codes.W), place: at(a.X, kernels.Same, 1),
+		GFLOP: 3 * float64(a.X.Len()) * float64(a.Codes.C) / 1e9, Bytes: bytes(a.X, a.Codes, a.Dst, a.Index),
+	}, func() { b.Backend.Nearest(a) })
+}
+
 // Report is a profile of a network.
 type Report struct {
 	PeakGFLOPS float64 `json:"peak_gflops,omitempty"` // what the machine can do at most

@@ -14,6 +14,7 @@ static long call_attention_scratch(const level *l, const attention_args *a) { re
 static int call_attention_rows(const level *l) { return l->attention_rows(); }
 static void call_attention_task(const level *l, const attention_args *a, int n, int h, int b, float *scratch) { l->attention_task(a, n, h, b, scratch); }
 static void call_resample(const level *l, const float *src, float *dst, int h, int w, int c, int s, int y0, int y1) { l->resample(src, dst, h, w, c, s, y0, y1); }
+static void call_nearest(const level *l, const float *x, const float *codes, float *dst, float *index, long pixels, int dim, int count) { l->nearest(x, codes, dst, index, pixels, dim, count); }
 static void call_blend(const level *l, const blend_args *a, long i0, long i1) { l->blend(a, i0, i1); }
 static double call_dot(const level *l, const float *a, const float *b, long n) { return l->dot(a, b, n); }
 static void call_axpys(const level *l, float *dst, const float *const *src, const float *w, int n, long len) { l->axpys(dst, src, w, n, len); }

@@ -120,14 +120,12 @@ static void activated(const conv_args *a, int n, int y, float *out, int pitch) {
 			for (; i + LANES <= c; i += LANES) {
 				vf v = load(src + i);
 				if (scale) v = v * load(scale + first + i) + load(offset + first + i);
-				if (a->act == ACT_SILU) v = vsilu(v);
-				store(o + i, v);
+				store(o + i, activate(a->act, v));
 			}
 			if (i < c) {
 				vf v = loadn(src + i, c - i);
 				if (scale) v = v * loadn(scale + first + i, c - i) + loadn(offset + first + i, c - i);
-				if (a->act == ACT_SILU) v = vsilu(v);
-				storen(o + i, v, c - i);
+				storen(o + i, activate(a->act, v), c - i);
 			}
 		}
 		first += c;
@@ -135,6 +133,8 @@ static void activated(const conv_args *a, int n, int y, float *out, int pitch) {
 	for (; first < pitch; first++)
 		for (int x = 0; x < a->w; x++) out[(long)x * pitch + first] = 0;
 }
+
+INL int strip_width(const conv_args *a) { return a->uw + 2 * a->pad + a->pad_end; }
 
 // strip_row writes row y of the resampled input with its zero padding: [width][pitch]; rows outside the image are zero.
 // prev is the strip row above, or null where it is not row y-1. tmp holds two activated rows.
@@ -270,22 +270,23 @@ INL vf residual(const conv_args *a, int n, int y, int x, int c, int count) {
 }
 
 // complete finishes count results of row y, from pixel x at every step-th one, channels c and following, stores them and
-// leaves them in v. add holds bias and embedding, by channel.
+// leaves them in v. add holds bias and embedding, by channel; floor is 0 with ReLU, else where no number is below it.
 INL void complete(const conv_args *a, int n, int y, int x, int step, int c, vf *v, int count, const float *add) {
 	const int lanes = a->cout - c;
 	if (lanes <= 0) return;
 	const long pitch = (long)step * a->cout;
 	float *d = a->dst + (((long)n * a->oh + y) * a->ow + x) * a->cout + c;
-	const vf b = load(add + c);
+	const vf b = load(add + c), floor = splat(a->relu ? 0 : -INFINITY);
 	if (lanes >= LANES && !a->residual) {
-		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b);
+		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] = vmax(floor, v[i] + b));
 	} else if (lanes >= LANES && a->rsampling == SAME) {
 		const float *r = a->residual + (d - a->dst);
-		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] += b + load(r + i * pitch));
+		_Pragma("GCC unroll 6") for (int i = 0; i < count; i++) store(d + i * pitch, v[i] = vmax(floor, v[i] + (b + load(r + i * pitch))));
 	} else {
 		for (int i = 0; i < count; i++) {
 			v[i] += b;
 			if (a->residual) v[i] += residual(a, n, y, x + i * step, c, lanes);
+			v[i] = vmax(floor, v[i]);
 			if (lanes >= LANES) store(d + i * pitch, v[i]);
 			else storen(d + i * pitch, v[i], lanes);
 		}
@@ -519,7 +520,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 			sums_write(a, &sum, n, u, c0, c1);
 			continue;
 		}
-		const int width = a->uw + 2 * a->pad, pitch = thin(a) ? roundup(a->cin, LANES) : a->cin;
+		const int width = strip_width(a), pitch = thin(a) ? roundup(a->cin, LANES) : a->cin;
 		const int rows = (y1 - y0 - 1) * a->stride + a->size, keep = u > u0 && a->size > a->stride ? a->size - a->stride : 0;
 		const long row = (long)width * pitch;
 		float *tmp = scratch, *s = tmp + 2L * a->w * pitch;
@@ -551,6 +552,6 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 static long direct_scratch(const conv_args *a) {
 	const long base = addend_scratch(a) + sums_scratch(a) + LANES;
 	if (plain(a)) return base;
-	const long width = a->uw + 2 * a->pad, rows = (a->rows - 1L) * a->stride + a->size, pitch = roundup(a->cin, LANES);
+	const long width = strip_width(a), rows = (a->rows - 1L) * a->stride + a->size, pitch = roundup(a->cin, LANES);
 	return base + 2L * a->w * pitch + rows * width * pitch;
 }

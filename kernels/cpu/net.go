@@ -93,7 +93,8 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		act: C.int(k.Act), sampling: C.int(k.Sampling), rsampling: C.int(k.ResidualSampling), form: C.int(c.w.Form),
 		h: C.int(s.H), w: C.int(s.W), uh: C.int(k.Sampling.Size(s.H)), uw: C.int(k.Sampling.Size(s.W)),
 		oh: C.int(k.Dst.H), ow: C.int(k.Dst.W), cin: C.int(c.w.In), cout: C.int(c.w.Out),
-		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad),
+		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad), pad_end: C.int(c.w.PadEnd),
+		relu: flag(k.ReLU),
 	}
 	if c.w.Form == kernels.WinogradUp { // the kernels are made for the image as it is
 		a.sampling, a.uh, a.uw = C.SAME, a.h, a.w
@@ -230,4 +231,19 @@ func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments ke
 	if moments.Present() {
 		b.Moments(moments, dst)
 	}
+}
+
+// Nearest runs bands of pixels.
+func (b *Backend) Nearest(k *kernels.Nearest) {
+	const band = 256
+	pixels, dim := k.X.N*k.X.Pixels(), k.X.C
+	b.each((pixels+band-1)/band, 0, func(t int, _ []float32) {
+		p := t * band
+		var index *C.float
+		if k.Index.Present() {
+			index = ptr(floats(k.Index)[p:])
+		}
+		C.call_nearest(b.lv, ptr(floats(k.X)[p*dim:]), cfloats(k.Codes), ptr(floats(k.Dst)[p*dim:]), index,
+			C.long(min(band, pixels-p)), C.int(dim), C.int(k.Codes.C))
+	})
 }

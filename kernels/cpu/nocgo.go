@@ -61,6 +61,7 @@ func (*plan) Moments(_, _ kernels.View)                                      {}
 func (*plan) Norm(*kernels.Norm)                                             {}
 func (*plan) Attention(*kernels.Attention)                                   {}
 func (*plan) Resample(_, _ kernels.View, _ kernels.Sampling, _ kernels.View) {}
+func (*plan) Nearest(*kernels.Nearest)                                       {}
 func (*plan) Blend(*kernels.Blend)                                           {}
 func (*plan) Dot(_, _, _ kernels.View)                                       {}
 func (*plan) Separable(*kernels.Separable)                                   {}

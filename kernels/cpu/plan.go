@@ -74,7 +74,7 @@ func (s shape) keep(lanes float64) float64 {
 // mostly meet.
 func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
 	best := kernels.Direct
-	if w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.In < int(b.lv.lanes) || w.Out <= 4 {
+	if w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.PadEnd != 0 || w.In < int(b.lv.lanes) || w.Out <= 4 {
 		return best
 	}
 	pixels := float64(w.Pixels)

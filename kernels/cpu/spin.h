@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { ACT_IDENTITY, ACT_SILU };
+enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
 enum { SAME, UP2, DOWN2 };
 enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD2, FORM_WINOGRAD4, FORM_WINOGRAD6, FORM_WINOGRAD_UP };
 
@@ -25,7 +25,8 @@ typedef struct {
 	int act, sampling, rsampling, form;
 	int h, w;       // size of the sources
 	int uh, uw;     // after resampling
-	int oh, ow, cin, cout, size, stride, pad;
+	int oh, ow, cin, cout, size, stride, pad, pad_end;
+	int relu;
 	int rows;       // output rows per unit
 	int units;      // per image
 	int tiles;      // Winograd tiles per block
@@ -83,6 +84,7 @@ typedef struct {
 	int (*attention_rows)(void); // queries per task
 	void (*attention_task)(const attention_args *, int n, int head, int block, float *scratch);
 	void (*resample)(const float *src, float *dst, int h, int w, int c, int sampling, int y0, int y1);
+	void (*nearest)(const float *x, const float *codes, float *dst, float *index, long pixels, int dim, int count);
 	void (*blend)(const blend_args *, long i0, long i1);
 	double (*dot)(const float *a, const float *b, long n);
 	void (*axpys)(float *dst, const float *const *src, const float *w, int n, long len);

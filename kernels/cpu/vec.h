@@ -111,6 +111,20 @@ INL vf widen(const void *p, int half) {
 
 INL vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }
 
+// vtanh is tanh to about two units in the last place: an odd polynomial (of Cephes) up to 0.625, where the form with exp
+// would lose digits, then 1 - 2 / (exp(2x) + 1).
+INL vf vtanh(vf x) {
+	const vf z = x * x;
+	vf p = splat(-5.70498872745e-3f);
+	p = p * z + 2.06390887954e-2f;
+	p = p * z - 5.37397155531e-2f;
+	p = p * z + 1.33314422036e-1f;
+	p = p * z - 3.33332819422e-1f;
+	return choose(z < 0.390625f, p * z * x + x, 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f));
+}
+
+INL vf activate(int act, vf x) { return act == ACT_SILU ? vsilu(x) : act == ACT_TANH ? vtanh(x) : x; }
+
 #if defined(__clang__)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

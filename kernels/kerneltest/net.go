@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/spin-native/spin/kernels"
@@ -17,7 +18,8 @@ type convCase struct {
 	shortcut                         int  // channels of the shortcut, in place of the residual; the second source has a third of them
 	act                              kernels.Activation
 	sampling, rsampling              kernels.Sampling
-	moments                          bool
+	moments, relu                    bool
+	rightBottom                      bool    // padding at the end only, as first stages pad where they halve
 	mean                             float64 // of the inputs
 }
 
@@ -46,6 +48,11 @@ var convCases = []convCase{
 	{n: 1, h: 8, w: 8, cin: 512, cout: 512, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
 	{n: 3, h: 1, w: 1, cin: 128, cout: 512, size: 1, act: kernels.SiLU, bias: true},
 	{n: 2, h: 22, w: 38, cin: 32, cout: 64, size: 3, stride: 2, bias: true, moments: true},
+	{n: 1, h: 22, w: 64, cin: 128, cout: 128, size: 3, stride: 2, rightBottom: true, bias: true, moments: true},
+	{n: 2, h: 9, w: 7, cin: 20, cout: 3, size: 3, stride: 2, rightBottom: true, bias: true},
+	{n: 1, h: 5, w: 6, cin: 20, cout: 9, size: 5, rightBottom: true, sampling: kernels.Up2},
+	{n: 1, h: 24, w: 32, cin: 64, cout: 64, size: 3, bias: true, residual: true, relu: true, moments: true},
+	{n: 2, h: 16, w: 16, cin: 4, cout: 64, size: 3, affine: true, act: kernels.Tanh, bias: true, relu: true},
 	{n: 1, h: 1, w: 1, cin: 1, cout: 1, size: 1},
 	{n: 1, h: 1, w: 1, cin: 16, cout: 16, size: 3, bias: true, moments: true},
 	{n: 2, h: 3, w: 5, cin: 17, cout: 19, size: 3, affine: true, act: kernels.SiLU, bias: true, moments: true},
@@ -62,7 +69,7 @@ func (p *pixels) convCase() convCase {
 	r := p.rng
 	c := convCase{n: 1 + r.IntN(3), h: 1 + r.IntN(24), w: 1 + r.IntN(40), cin: 1 + r.IntN(70), cout: 1 + r.IntN(70),
 		size: 1 + 2*r.IntN(2), stride: 1, affine: r.IntN(2) == 0, bias: r.IntN(2) == 0, embed: r.IntN(2) == 0,
-		residual: r.IntN(2) == 0, act: kernels.Activation(r.IntN(2)), sampling: kernels.Sampling(r.IntN(3)),
+		residual: r.IntN(2) == 0, act: kernels.Activation(r.IntN(3)), sampling: kernels.Sampling(r.IntN(3)),
 		rsampling: kernels.Sampling(r.IntN(3)), moments: r.IntN(2) == 0}
 	c.oneEmbed = r.IntN(2) == 0
 	if r.IntN(4) == 0 {
@@ -73,7 +80,9 @@ func (p *pixels) convCase() convCase {
 	}
 	if r.IntN(4) == 0 {
 		c.stride = 2
+		c.rightBottom = r.IntN(2) == 0 && c.h > 1 && c.w > 1
 	}
+	c.relu = r.IntN(4) == 0
 	if c.sampling == kernels.Down2 {
 		c.h, c.w = 2*c.h, 2*c.w
 	}
@@ -110,7 +119,7 @@ func Net(t *testing.T, b kernels.Backend) {
 		for _, c := range []struct {
 			name string
 			run  func(*pixels)
-		}{{"Attention", (*pixels).attention}, {"Moments", (*pixels).moments}, {"Norm", (*pixels).norm}, {"Resample", (*pixels).resample}} {
+		}{{"Attention", (*pixels).attention}, {"Moments", (*pixels).moments}, {"Norm", (*pixels).norm}, {"Resample", (*pixels).resample}, {"Nearest", (*pixels).nearest}} {
 			p.what = fmt.Sprintf("%s, seed %d", c.name, seed)
 			c.run(p)
 		}
@@ -139,6 +148,9 @@ func (p *pixels) conv(c convCase) {
 		Weight: p.normal(c.cout*c.cin*c.size*c.size, 1/math.Sqrt(float64(c.cin*c.size*c.size)), 0)}
 	if c.bias {
 		weights.Bias = p.normal(c.cout, 1, 0)
+	}
+	if c.rightBottom {
+		weights.Pad, weights.PadEnd = 0, c.size/2
 	}
 	kWant, err := p.ref.PrepareConv(weights)
 	if err != nil {
@@ -188,7 +200,7 @@ func (p *pixels) conv(c convCase) {
 		moments = p.put([4]int{c.n, 1, 2, c.cout}, nil)
 	}
 	dst := p.put([4]int{c.n, oh, ow, c.cout}, nil)
-	args := kernels.Conv2D{Act: c.act, Sampling: c.sampling, ResidualSampling: c.rsampling}
+	args := kernels.Conv2D{Act: c.act, ReLU: c.relu, Sampling: c.sampling, ResidualSampling: c.rsampling}
 	got, want := args, args
 	got.Dst, want.Dst = dst.got, dst.want
 	got.Src, want.Src = [2]kernels.View{src[0].got, src[1].got}, [2]kernels.View{src[0].want, src[1].want}
@@ -238,7 +250,7 @@ func (p *pixels) conv(c convCase) {
 		var sum float32
 		for ky := range c.size {
 			for kx := range c.size {
-				iy, ix := y*c.stride+ky-c.size/2, x*c.stride+kx-c.size/2
+				iy, ix := y*c.stride+ky-weights.Pad, x*c.stride+kx-weights.Pad
 				if iy < 0 || ix < 0 || iy >= uh || ix >= uw {
 					continue
 				}
@@ -247,18 +259,22 @@ func (p *pixels) conv(c convCase) {
 				}
 			}
 		}
-		e := float64(sum) + base[i] - float64(ref[i])
+		e := float64(sum) + base[i]
+		if c.relu {
+			e = max(e, 0)
+		}
+		e -= float64(ref[i])
 		errNaive += e * e
 		norm += float64(ref[i])*float64(ref[i]) + base[i]*base[i]
 	}
 	units := 2.0
-	if c.act == kernels.SiLU || c.affine || c.sampling == kernels.Down2 {
+	if c.act != kernels.Identity || c.affine || c.sampling == kernels.Down2 {
 		units += 6
 	}
 	what := p.what
 	for form, factor := range map[kernels.ConvForm]float64{kernels.Auto: 20, kernels.Direct: 2, kernels.Winograd2: 2,
 		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6} {
-		if form >= kernels.Winograd2 && (c.size != 3 || c.stride != 1) || form == kernels.WinogradUp && !weights.Up {
+		if form >= kernels.Winograd2 && (c.size != 3 || c.stride != 1 || c.rightBottom) || form == kernels.WinogradUp && !weights.Up {
 			continue
 		}
 		p.what = fmt.Sprintf("%s, form %v", what, form)
@@ -332,7 +348,10 @@ func (p *pixels) sameMoments(moments, x kernels.View) {
 // attention compares with the reference in the L2 norm, beside a naive float32 loop.
 func (p *pixels) attention() {
 	r := p.rng
-	heads, dim := 1+r.IntN(4), []int{1, 8, 32, 64, 5, 17, 40}[r.IntN(7)]
+	heads, dim := 1+r.IntN(4), []int{1, 8, 32, 64, 5, 17, 40, 512}[r.IntN(8)]
+	if dim == 512 { // first stages
+		heads = 1
+	}
 	n, qh, qw := 1+r.IntN(2), 1+r.IntN(12), 1+r.IntN(12)
 	kh, kw := qh, qw
 	legacy, cross := r.IntN(2) == 0, r.IntN(3) == 0
@@ -369,17 +388,22 @@ func (p *pixels) attention() {
 	for i := range ref {
 		ch, px, img := i%c, i/c%queries, i/c/queries
 		h := ch / dim
-		var top, total, sum float32 = float32(math.Inf(-1)), 0, 0
-		for j := range keys {
-			var s float32
-			for d := range dim {
-				s += q.data[(img*queries+px)*q.got.C+qo+h*step+d] * k.data[(img*keys+j)*k.got.C+ko+h*step+d]
+		if ch%dim == 0 { // the head's other channels have the same scores
+			top := float32(math.Inf(-1))
+			for j := range keys {
+				var s float32
+				for d := range dim {
+					s += q.data[(img*queries+px)*q.got.C+qo+h*step+d] * k.data[(img*keys+j)*k.got.C+ko+h*step+d]
+				}
+				score[j] = s * scale
+				top = max(top, score[j])
 			}
-			score[j] = s * scale
-			top = max(top, score[j])
+			for j := range keys {
+				score[j] = float32(math.Exp(float64(score[j] - top)))
+			}
 		}
-		for j := range keys {
-			e := float32(math.Exp(float64(score[j] - top)))
+		var total, sum float32
+		for j, e := range score {
 			total += e
 			sum += e * v.data[(img*keys+j)*v.got.C+vo+h*step+ch%dim]
 		}
@@ -453,4 +477,60 @@ func (p *pixels) resample() {
 	p.untouched(src)
 	p.near(dst.got, dst.want, func(int) float64 { return 4 * 4 * unit })
 	p.sameMoments(moments.got, dst.got)
+}
+
+// nearest: the distance to the vector found is the least one up to the rounding of a sum of squares, and of code vectors
+// that are alike the first is found.
+func (p *pixels) nearest() {
+	r := p.rng
+	n, h, w, dim, count := 1+r.IntN(3), 1+r.IntN(20), 1+r.IntN(20), 1+r.IntN(9), 1+r.IntN(200)
+	twin := r.IntN(2) == 0 && count > 1
+	values := p.normal(dim*count, 1, 0)
+	if twin { // the second half repeats the first
+		count -= count % 2
+		values = values[:dim*count]
+		for i := range values {
+			if k := i % count; k >= count/2 {
+				values[i] = values[i-count/2]
+			}
+		}
+	}
+	x, codes := p.random([4]int{n, h, w, dim}), p.put([4]int{1, 1, dim, count}, values)
+	dst, index := p.put([4]int{n, h, w, dim}, nil), p.put([4]int{n, h, w, 1}, nil)
+	args := kernels.Nearest{Dst: dst.got, X: x.got, Codes: codes.got}
+	p.b.Nearest(&args)
+	alone := p.read(dst.got)
+	args.Index = index.got
+	p.b.Nearest(&args)
+	p.untouched(x, codes)
+	out, found := p.read(dst.got), p.read(index.got)
+	if !slices.Equal(alone, out) {
+		p.errorf("the vectors differ where no index is asked for")
+	}
+	for i, f := range found {
+		distance := func(k int) (sum float64) {
+			for c := range dim {
+				d := float64(x.data[i*dim+c]) - float64(values[c*count+k])
+				sum += d * d
+			}
+			return sum
+		}
+		k := int(f)
+		if f != float32(k) || k < 0 || k >= count || twin && k >= count/2 {
+			p.errorf("index %v of pixel %d, expected 0 to %d, and the first of equal vectors", f, i, count-1)
+			return
+		}
+		for other := range count {
+			if distance(k) > distance(other)*(1+float64(2*dim+4)*unit) {
+				p.errorf("vector %d of pixel %d is at %v, but vector %d at %v", k, i, distance(k), other, distance(other))
+				return
+			}
+		}
+		for c := range dim {
+			if v := x.data[i*dim+c]; out[i*dim+c] != v+(values[c*count+k]-v) {
+				p.errorf("pixel %d, channel %d is %v, expected %v + (%v - %v)", i, c, out[i*dim+c], v, values[c*count+k], v)
+				return
+			}
+		}
+	}
 }

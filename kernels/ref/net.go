@@ -112,6 +112,9 @@ func (b *Backend) Conv2D(a *kernels.Conv2D) {
 					if res != nil {
 						sum += res[(y*ow+x)*w.Out+o]
 					}
+					if a.ReLU {
+						sum = max(sum, 0)
+					}
 					dst[(y*ow+x)*w.Out+o] = float32(sum)
 				}
 			}
@@ -166,9 +169,14 @@ func convInput(a *kernels.Conv2D, n, c int) (u []float64, h, w int) {
 			u[i] = float64(f[i%c])*u[i] + float64(f[c+i%c])
 		}
 	}
-	if a.Act == kernels.SiLU {
+	switch a.Act {
+	case kernels.SiLU:
 		for i := range u {
 			u[i] = silu(u[i])
+		}
+	case kernels.Tanh:
+		for i := range u {
+			u[i] = math.Tanh(u[i])
 		}
 	}
 	u = resample(u, h, w, c, a.Sampling)
@@ -284,4 +292,29 @@ func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments ke
 	if moments.Present() {
 		b.Moments(moments, dst)
 	}
+}
+
+// Nearest tries all code vectors.
+func (*Backend) Nearest(a *kernels.Nearest) {
+	dim, count := a.X.C, a.Codes.C
+	x, codes, dst, index := floats(a.X), floats(a.Codes), floats(a.Dst), floats(a.Index)
+	each(a.X.N*a.X.Pixels(), func(p int) {
+		px, best, least := x[p*dim:][:dim], 0, math.Inf(1)
+		for k := range count {
+			var sum float64
+			for c, v := range px {
+				d := float64(v) - float64(codes[c*count+k])
+				sum += d * d
+			}
+			if sum < least {
+				best, least = k, sum
+			}
+		}
+		for c, v := range px {
+			dst[p*dim+c] = v + (codes[c*count+best] - v)
+		}
+		if index != nil {
+			index[p] = float32(best)
+		}
+	})
 }
