@@ -147,4 +147,3 @@ func (c TinyConfig) check() error {
 	}
 	return err
 }
-

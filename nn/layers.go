@@ -46,18 +46,31 @@ func (l loader) linear(in, out int) *tensor.Kernel {
 	})
 }
 
-// groupNorm is GroupNorm(32) with eps 1e-5, as everywhere in guided-diffusion.
-type groupNorm struct {
-	gamma, beta *tensor.Tensor
+// convEnd reads a 3x3 convolution of stride 2 that pads on the right and at the bottom only.
+func (l loader) convEnd(in, out, ds int) *tensor.Kernel {
+	return l.d.Kernel(kernels.ConvWeights{
+		Weight: l.weight(out, in, 3, 3), Bias: l.s.Floats("bias", out),
+		In: in, Out: out, Size: 3, Stride: 2, PadEnd: 1, Pixels: (l.size / ds) * (l.size / ds),
+	})
 }
 
-func (l loader) groupNorm(channels int) groupNorm {
-	return groupNorm{l.d.Vector(l.s.Floats("weight", channels)), l.d.Vector(l.s.Floats("bias", channels))}
+// groupNorm is group normalisation.
+type groupNorm struct {
+	gamma, beta *tensor.Tensor
+	groups      int
+	eps         float32
+}
+
+// groupNorm reads GroupNorm(32) with eps 1e-5, as everywhere in guided-diffusion.
+func (l loader) groupNorm(channels int) groupNorm { return l.norm(channels, groups, 1e-5) }
+
+func (l loader) norm(channels, groups int, eps float64) groupNorm {
+	return groupNorm{l.d.Vector(l.s.Floats("weight", channels)), l.d.Vector(l.s.Floats("bias", channels)), groups, float32(eps)}
 }
 
 // of is GN([x | skip]), then h*(1+s) + b where modulate = (s, b) is given.
 func (g groupNorm) of(x, skip, modulate *tensor.Tensor) tensor.Input {
-	return x.Device().GroupNorm(x, skip, g.gamma, g.beta, groups, 1e-5, modulate)
+	return x.Device().GroupNorm(x, skip, g.gamma, g.beta, g.groups, g.eps, modulate)
 }
 
 // resBlock is guided-diffusion's ResBlock. sampling is Up2 or Down2 in the blocks that replace the resampling layers.

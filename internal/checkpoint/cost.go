@@ -45,9 +45,14 @@ func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (d
 	})
 }
 
-// Cost is GuidedCost for one picture of the network's own size on this machine; zero for families that cannot be run yet.
+// Cost is GuidedCost for one picture of the network's own size on this machine, and for a first stage the cost of encoding
+// and decoding it; zero for families that cannot be run yet.
 func (c Component) Cost() (dryrun.Cost, error) {
-	if c.Info.Family != FamilyGuided {
+	switch c.Info.Family {
+	case FamilyGuided:
+	case FamilyKL, FamilyVQ, FamilyTiny:
+		return c.firstStageCost(cpu.Options{}, c.Info.ImageSize, c.Info.ImageSize)
+	default:
 		return dryrun.Cost{}, nil
 	}
 	config, err := nn.ParseUNetConfig(c.Info.Model)

@@ -36,6 +36,7 @@ type WeightsFile struct {
 
 // Run maps the names of a network's inputs and outputs to arrays of the case.
 type Run struct {
+	Fn      string            `json:"fn"` // what to compute, where the case's model can do several things
 	Inputs  map[string]string `json:"inputs"`
 	Outputs map[string]string `json:"outputs"`
 }
@@ -44,6 +45,17 @@ type Run struct {
 type Tolerance struct {
 	MaxAbs float64 `json:"max_abs"`
 	RelL2  float64 `json:"rel_l2"`
+	Exact  bool    `json:"exact,omitempty"` // no difference at all; in a case, the word "exact" in place of bounds
+}
+
+// UnmarshalJSON reads the bounds, or the word.
+func (t *Tolerance) UnmarshalJSON(b []byte) error {
+	if string(b) == `"exact"` {
+		*t = Tolerance{Exact: true}
+		return nil
+	}
+	type bounds Tolerance
+	return json.Unmarshal(b, (*bounds)(t))
 }
 
 // Probe is the output of an inner module during run 0, thinned out to every Stride-th element.
@@ -130,6 +142,9 @@ type Result struct {
 
 // OK reports whether the array is inside its tolerance. A NaN is not.
 func (r Result) OK() bool {
+	if r.Limit.Exact && r.MaxAbs != 0 {
+		return false
+	}
 	return r.Skipped != "" || (r.Limit.MaxAbs == 0 || r.MaxAbs <= r.Limit.MaxAbs) && (r.Limit.RelL2 == 0 || r.RelL2 <= r.Limit.RelL2)
 }
 

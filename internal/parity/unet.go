@@ -155,6 +155,8 @@ func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []
 	switch c.Kind {
 	case "guided_diffusion_unet":
 		return c.unet(d, weights)
+	case "latent_diffusion", "diffusers":
+		return c.firstStage(d, weights)
 	case "operator":
 		return c.operatorCase(d)
 	case "operators_photo":
