@@ -1,6 +1,10 @@
 package tensor
 
-import "github.com/spin-native/spin/kernels"
+import (
+	"math"
+
+	"github.com/spin-native/spin/kernels"
+)
 
 // Input is what a convolution reads: one or two tensors side by side by channel, normalised, activated and resampled on
 // the way. The zero values of the fields mean 'as it is', so Input{X: x} is x itself.
@@ -175,6 +179,9 @@ func (d *Device) Attention(q, k, v Heads, heads, dim int, scale float32) *Tensor
 	}
 	if k.X.N() != q.X.N() || v.X.N() != q.X.N() || k.X.H()*k.X.W() != v.X.H()*v.X.W() {
 		Fail(op, "query %v, key %v and value %v do not fit together", q.X, k.X, v.X)
+	}
+	if most := max(q.X.H()*q.X.W(), k.X.H()*k.X.W()); most > math.MaxInt32 {
+		Fail(op, "%d pixels, at most %d are possible", most, math.MaxInt32)
 	}
 	out := d.New(q.X.N(), q.X.H(), q.X.W(), heads*dim)
 	view := func(h Heads) kernels.Heads { return kernels.Heads{View: d.view(op, h.X), First: h.First, Step: h.Step} }

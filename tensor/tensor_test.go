@@ -163,9 +163,11 @@ func TestMisuse(t *testing.T) {
 		"keys and values": {func() {
 			d.Attention(tensor.Heads{X: x}, tensor.Heads{X: x}, tensor.Heads{X: d.New(1, 2, 2, 2)}, 1, 2, 1)
 		}, "fit together"},
-		"code vectors":         {func() { d.Nearest(x, d.New(1, 1, 3, 8)) }, "code vectors"},
-		"too small":            {func() { d.Conv2D(halving, tensor.Input{X: d.New(1, 1, 8, 2)}, tensor.Epilogue{}) }, "smaller"},
-		"padding":              {func() { d.Kernel(kernels.ConvWeights{Weight: []float32{1}, In: 1, Out: 1, Size: 1, Stride: 1, PadEnd: 1}) }, "padding at the end"},
+		"code vectors": {func() { d.Nearest(x, d.New(1, 1, 3, 8)) }, "code vectors"},
+		"too small":    {func() { d.Conv2D(halving, tensor.Input{X: d.New(1, 1, 8, 2)}, tensor.Epilogue{}) }, "smaller"},
+		"padding": {func() {
+			d.Kernel(kernels.ConvWeights{Weight: []float32{1}, In: 1, Out: 1, Size: 1, Stride: 1, PadEnd: 1})
+		}, "padding at the end"},
 		"half of an odd":       {func() { d.New(1, 3, 3, 1).Resample(kernels.Down2) }, "even"},
 		"no terms":             {func() { d.Blend(nil, tensor.Blend{}) }, "0 terms"},
 		"term":                 {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: d.New(1, 4, 4, 3), C: 1}}}) }, "repeated"},

@@ -43,12 +43,17 @@ type componentTable struct {
 	list []weights.Tensor
 }
 
-// memoryTable is what one call on one picture of the network's own size takes, in bytes.
+// memoryTable is what one call on one picture of the network's own size takes, or its way through a first stage and back,
+// in bytes.
 type memoryTable struct {
 	dryrun.Memory
 	Total   int64  `json:"total"`
 	Threads int    `json:"threads"`
 	Device  string `json:"device"`
+}
+
+func tableOf(c dryrun.Cost) *memoryTable {
+	return &memoryTable{c.Memory, c.Memory.Total(), runtime.GOMAXPROCS(0), c.Device}
 }
 
 func newInfo() *cobra.Command {
@@ -117,6 +122,15 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 	r.Kind, r.Notes, r.LeftOut = "networks", m.Notes, m.LeftOut
 	for _, c := range m.Components {
 		r.Components = append(r.Components, tabulate(c.Role, &c.Info, c.Tensors))
+		if c.Role != checkpoint.RoleFirstStage {
+			continue
+		}
+		cost, err := c.Cost()
+		if err != nil {
+			m.Close()
+			return nil, nil, err
+		}
+		r.Components[len(r.Components)-1].Memory = tableOf(cost)
 	}
 	if err := r.memory(name, preset); err != nil {
 		m.Close()
@@ -137,7 +151,7 @@ func (r *infoReport) memory(name, preset string) error {
 		}
 		defer p.close()
 		cost, err := p.cost(cpu.Options{}, 1, c.Info.ImageSize, c.Info.ImageSize)
-		r.Components[i].Memory = &memoryTable{cost.Memory, cost.Memory.Total(), runtime.GOMAXPROCS(0), cost.Device}
+		r.Components[i].Memory = tableOf(cost)
 		return err
 	}
 	return nil

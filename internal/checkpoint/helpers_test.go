@@ -111,10 +111,8 @@ func open(t *testing.T, path string, o Options) *Model {
 func fixture(t *testing.T, parts ...string) string {
 	t.Helper()
 	path := filepath.Join(parts...)
-	for _, p := range []string{filepath.Join("testdata", path), testkit.Testdata(path)} {
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
+	if p := testkit.Testdata(path); exists(p) {
+		return p
 	}
 	return testkit.Shared(t, "fixtures", path)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -209,7 +210,7 @@ func TestOldNamesOnce(t *testing.T) {
 // FuzzConfig: no config.json makes the reader panic or ask for much, and what it takes describes a network that has
 // tensors, each with a name.
 func FuzzConfig(f *testing.F) {
-	for _, dir := range []string{"testdata/diffusers_vq_model/f16"} {
+	for _, dir := range []string{testkit.Testdata("diffusers_vq_model", "f16")} {
 		b, err := os.ReadFile(filepath.Join(dir, configFile))
 		if err != nil {
 			f.Fatal(err)

@@ -116,3 +116,39 @@ func TestUnplanned(t *testing.T) {
 		})
 	}
 }
+
+// TestFirstStages: the same for a first stage, whose pass is a picture's way into the latent space and back.
+func TestFirstStages(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend does not count")
+	}
+	c := nn.AutoencoderConfig{
+		InChannels: 3, OutChannels: 3, ModelChannels: 32, Channels: []int{32, 64}, NumResBlocks: 1, ZChannels: 4, EmbedDim: 4,
+		NumEmbeddings: 100, DownAttention: make([]bool, 2), MiddleAttention: true, UpAttention: make([]bool, 2), ConvResample: true,
+		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
+	}
+	pass := func(d *tensor.Device, f *weights.File) {
+		a, err := nn.LoadAutoencoder(d, f.Scope(), c, nn.LoadOptions{ImageSize: 64})
+		require.NoError(t, err)
+		x := d.New(1, 64, 64, 3)
+		x.Set(make([]float32, x.Len()))
+		z, err := a.Encode(x)
+		require.NoError(t, err)
+		_, err = a.Decode(z)
+		require.NoError(t, err)
+	}
+	dry, err := dryrun.Open(cpu.Options{})
+	require.NoError(t, err)
+	defer dry.Close()
+	f := weights.Synthetic("stage", 1)
+	pass(dry.Device, f.ShapesOnly())
+	want := dry.Cost().Memory
+	b, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	d := tensor.NewDevice(b)
+	defer d.Close()
+	require.NoError(t, d.Reserve(want.Activations))
+	pass(d, f)
+	require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, cpu.UsageOf(b))
+	require.Equal(t, int64(1), d.Stats().Allocs)
+}

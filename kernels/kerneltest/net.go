@@ -361,6 +361,9 @@ func (p *pixels) attention() {
 	c := heads * dim
 	if cross {
 		kh, kw = 1, 1+r.IntN(300)
+		if dim == 512 {
+			kh, kw, qh, qw = 64, 64, min(qh, 5), min(qw, 5)
+		}
 		q, k, v = p.random([4]int{n, qh, qw, c}), p.random([4]int{n, kh, kw, c}), p.random([4]int{n, kh, kw, c})
 		step = dim
 	} else {
