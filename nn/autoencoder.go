@@ -129,7 +129,7 @@ func (a *Autoencoder) Posterior(x *tensor.Tensor) (p Posterior, err error) {
 	p.Mean, p.LogVar = a.d.Conv2D(a.mean, h, tensor.Epilogue{}), a.d.Conv2D(a.logVar, h, tensor.Epilogue{})
 	v, err := p.LogVar.Floats() // a latent is small: the host can do it
 	if err != nil {
-		return p, err
+		return Posterior{}, err
 	}
 	for i := range v {
 		v[i] = min(max(v[i], -30), 20)
@@ -188,6 +188,9 @@ func (a *Autoencoder) Lookup(indices []int, n, h, w int) (zq *tensor.Tensor, err
 	defer tensor.Catch(&err)
 	a.checkBook()
 	dim := a.Config.EmbedDim
+	if n < 1 || h < 1 || w < 1 || len(indices) != n*h*w {
+		tensor.Fail("nn.Autoencoder", "%d code numbers for latents of shape [%d %d %d %d]", len(indices), n, h, w, dim)
+	}
 	data := make([]float32, 0, len(indices)*dim)
 	for _, k := range indices {
 		if k < 0 || k >= a.Config.NumEmbeddings {

@@ -5,6 +5,15 @@
 //	net, err := nn.LoadUNet(dev, f.Scope(), config, nn.LoadOptions{})
 //	eps, err := net.Predict(x, []float64{250}, nil)
 //
+// First stages of latent diffusion map pictures to latents and back:
+//
+//	vae, err := nn.LoadAutoencoder(dev, f.Scope(), config, nn.LoadOptions{})
+//	z, err := vae.Encode(x)
+//	z, err = vae.Scale(z)   // what the diffusion sees
+//	...
+//	z, err = vae.Unscale(z)
+//	x, err = vae.Decode(z)
+//
 // Networks are plain structs of layers, filled once at load: every shape is checked there, so Forward has no decisions
 // left to make. A network belongs to its device's goroutine.
 package nn

@@ -6,7 +6,7 @@ import (
 )
 
 // FirstStage is an autoencoder around a diffusion: pictures [N,H,W,C] in [-1,1] on one side, latents [N,H/f,W/f,c] on the
-// other, where f is Downsampling. Autoencoder and AutoencoderTiny are ones.
+// other, where f is Downsampling. Autoencoder and AutoencoderTiny are ones. Results belong to the caller, who frees them.
 type FirstStage interface {
 	Encode(x *tensor.Tensor) (*tensor.Tensor, error)
 	Decode(z *tensor.Tensor) (*tensor.Tensor, error)

@@ -330,7 +330,7 @@ func TestCodeBook(t *testing.T) {
 	_, err = a.Lookup([]int{40}, 1, 1, 1)
 	require.ErrorContains(t, err, "code number 40")
 	_, err = a.Lookup([]int{1, 2}, 1, 1, 1)
-	require.Error(t, err)
+	require.ErrorContains(t, err, "2 code numbers")
 	_, _, err = all["kl"].(*nn.Autoencoder).Quantise(z)
 	require.ErrorContains(t, err, "no code book")
 }
