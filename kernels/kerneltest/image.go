@@ -17,7 +17,7 @@ import (
 // n u S, where u = 2^-24, n is the number of roundings that a naive float32 loop of the operation makes on one element,
 // and S is the sum of the absolute values of what it adds up.
 func Image(t *testing.T, b kernels.Backend) {
-	for seed := range uint64(60) {
+	for seed := range few(60) {
 		p := newPixels(b, seed)
 		for _, c := range []struct {
 			name string

@@ -91,7 +91,7 @@ func (p *pixels) convCase() convCase {
 
 // Net checks every operation of the network side of b against the reference. With -short it leaves out large shapes.
 func Net(t *testing.T, b kernels.Backend) {
-	for seed := range uint64(len(convCases) + 40) {
+	for seed := range uint64(len(convCases)) + few(40) {
 		p := newPixels(b, 1000+seed)
 		p.t = t
 		var c convCase
@@ -103,7 +103,7 @@ func Net(t *testing.T, b kernels.Backend) {
 		if c.stride == 0 {
 			c.stride = 1
 		}
-		if testing.Short() && c.n*c.h*c.w*c.cin*c.cout > 1<<21 {
+		if testing.Short() && c.n*c.h*c.w*c.cin*c.cout > 1<<19 {
 			continue // for runs under a sanitizer
 		}
 		p.what = fmt.Sprintf("Conv2D, seed %d, %+v", seed, c)
@@ -113,7 +113,7 @@ func Net(t *testing.T, b kernels.Backend) {
 			t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
 		}
 	}
-	for seed := range uint64(40) {
+	for seed := range few(40) {
 		p := newPixels(b, 2000+seed)
 		p.t = t
 		for _, c := range []struct {
