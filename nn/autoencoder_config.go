@@ -7,9 +7,6 @@ import (
 	"github.com/spin-native/spin/weights"
 )
 
-// PadRightBottom says that a stride-2 convolution pads its input on the right and at the bottom only, by one pixel.
-const PadRightBottom = "right-bottom"
-
 // AutoencoderConfig describes the first stages of latent-diffusion and of diffusers (families autoencoder-kl and
 // vq-model). Lists run over the levels, full resolution first. An attention has one head and 1x1 convolutions q, k, v,
 // proj_out. A decoder has one block per level more than the encoder.

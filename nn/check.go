@@ -10,6 +10,7 @@ const (
 	maxLevels   = 10
 	maxBlocks   = 64
 	maxChannels = 1 << 16
+	maxDepth    = 64
 	maxEntries  = 1 << 24 // classes, code vectors
 )
 

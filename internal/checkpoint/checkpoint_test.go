@@ -54,11 +54,11 @@ type ddconf struct {
 	Attention  []int `json:"attn_resolutions"`
 }
 
-func (k compvis) unet() UNetConfig {
+func (k compvis) unet() nn.LatentUNetConfig {
 	p := k.Params.UNetConfig.Params
-	kind := AttendSelf
+	kind := nn.AttendSelf
 	if p.Transformer {
-		kind = AttendTransformer
+		kind = nn.AttendTransformer
 	}
 	var levels []int
 	for l := range p.Mult {
@@ -176,7 +176,7 @@ func TestAverage(t *testing.T) {
 			if raw {
 				seed = 0
 			}
-			requireSame(t, made(smallUNet(AttendSelf).layout(), "", seed), u.Tensors)
+			requireSame(t, made(unetLayout(smallUNet(nn.AttendSelf)), "", seed), u.Tensors)
 			s, _ := m.Component(RoleFirstStage)
 			requireSame(t, made(autoencoderLayout(smallStage(false)), "", 2e6), s.Tensors)
 			c, err := ParseAutoencoderConfig(s.Info.Model)
@@ -203,18 +203,18 @@ func TestAverage(t *testing.T) {
 }
 
 func TestNested(t *testing.T) {
-	u := smallUNet(AttendSelf)
-	raw, ema := made(u.layout(), "model.", 0), made(u.layout(), "ema.", 5)
+	u := smallUNet(nn.AttendSelf)
+	raw, ema := made(unetLayout(u), "model.", 0), made(unetLayout(u), "ema.", 5)
 	path := save(t, append(raw, ema...))
 	m := open(t, path, Options{})
-	requireSame(t, made(u.layout(), "", 5), m.Components[0].Tensors)
+	requireSame(t, made(unetLayout(u), "", 5), m.Components[0].Tensors)
 	require.Len(t, m.LeftOut, len(raw))
 	m = open(t, path, Options{RawWeights: true})
-	requireSame(t, made(u.layout(), "", 0), m.Components[0].Tensors)
-	m = open(t, save(t, made(u.layout(), "state_dict.module.", 7)), Options{})
-	requireSame(t, made(u.layout(), "", 7), m.Components[0].Tensors)
+	requireSame(t, made(unetLayout(u), "", 0), m.Components[0].Tensors)
+	m = open(t, save(t, made(unetLayout(u), "state_dict.module.", 7)), Options{})
+	requireSame(t, made(unetLayout(u), "", 7), m.Components[0].Tensors)
 	require.Equal(t, FamilyGuided, m.Components[0].Info.Family)
-	m = open(t, save(t, made(u.layout(), "", 7)), Options{Source: SourceLatent, HeadChannels: 16})
+	m = open(t, save(t, made(unetLayout(u), "", 7)), Options{Source: SourceLatent, HeadChannels: 16})
 	require.Equal(t, FamilyLatent, m.Components[0].Info.Family)
 	c, err := ParseUNetConfig(m.Components[0].Info.Model)
 	require.NoError(t, err)
@@ -269,7 +269,7 @@ func TestPresets(t *testing.T) {
 			case FamilyLatent:
 				c, err := ParseUNetConfig(i.Model)
 				require.NoError(t, err, name)
-				found, err := inferUNet(shapeList(c.layout()))
+				found, err := inferUNet(shapeList(unetLayout(c)))
 				require.NoError(t, err)
 				require.NoError(t, sameLatent(i, found))
 				require.NoError(t, must(diffusersOfUNet(c)))
@@ -289,9 +289,9 @@ func TestPresets(t *testing.T) {
 	sd, _ := FindPreset("sd-1.5")
 	c, _ := ParseUNetConfig(sd.UNet.Model)
 	a, _ := ParseAutoencoderConfig(sd.FirstStage.Model)
-	require.Equal(t, 859_520_964, count(c.layout())) // published sizes
+	require.Equal(t, 859_520_964, count(unetLayout(c))) // published sizes
 	require.Equal(t, 83_653_863, count(autoencoderLayout(a)))
-	require.Len(t, c.layout(), 686)
+	require.Len(t, unetLayout(c), 686)
 	require.Len(t, autoencoderLayout(a), 248)
 }
 
@@ -385,7 +385,7 @@ func TestSameKeys(t *testing.T) {
 
 // TestFields: what config.json says and tensors cannot.
 func TestFields(t *testing.T) {
-	c := func(name, folder string) (u UNetConfig) {
+	c := func(name, folder string) (u nn.LatentUNetConfig) {
 		u, err := ParseUNetConfig(open(t, fixture(t, name, folder), Options{}).Components[0].Info.Model)
 		require.NoError(t, err)
 		return u
@@ -393,7 +393,7 @@ func TestFields(t *testing.T) {
 	u := c("diffusers_ddpm_unet", "f16")
 	require.False(t, u.TimeCosFirst)
 	require.Equal(t, 1.0, u.TimeFreqShift)
-	require.Equal(t, PadRightBottom, u.DownsamplePadding)
+	require.Equal(t, nn.PadRightBottom, u.DownsamplePadding)
 	require.Equal(t, 1e-6, u.NormEps)
 	require.Equal(t, 8, u.NormGroups)
 	require.Equal(t, 8, u.MiddleNormGroups)
@@ -403,20 +403,20 @@ func TestFields(t *testing.T) {
 	require.Zero(t, u.MiddleNormGroups)
 	require.Equal(t, 5, u.NumClasses)
 	require.Equal(t, []int{1, 4}, u.Heads)
-	require.Equal(t, []string{SampleResBlock}, u.DownSample)
-	require.Equal(t, []string{SampleConv}, u.UpSample)
+	require.Equal(t, []string{nn.SampleResBlock}, u.DownSample)
+	require.Equal(t, []string{nn.SampleConv}, u.UpSample)
 	u = c("diffusers_sd_unet", "f16")
 	require.Equal(t, []int{4, 4}, u.Heads)
 	require.Equal(t, 24, u.ContextDim)
-	require.Equal(t, []string{AttendTransformer, AttendNone}, u.DownAttention)
+	require.Equal(t, []string{nn.AttendTransformer, nn.AttendNone}, u.DownAttention)
 }
 
 // TestLegacyOrder: heads that upstream interleaves come apart as diffusers wants them.
 func TestLegacyOrder(t *testing.T) {
-	u := smallUNet(AttendSelf)
+	u := smallUNet(nn.AttendSelf)
 	u.Heads = []int{1, 4}
 	info := newInfo(FamilyLatent, "", 16, linear, u)
-	k := Component{Role: RoleUNet, Info: info, Tensors: made(u.layout(), "", 0)}
+	k := Component{Role: RoleUNet, Info: info, Tensors: made(unetLayout(u), "", 0)}
 	config, plan, err := k.Diffusers("")
 	require.NoError(t, err)
 	require.Contains(t, string(config), `"attention_head_dim": 16`)

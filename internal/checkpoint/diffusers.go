@@ -209,25 +209,25 @@ type blockType struct {
 }
 
 var downTypes = map[string]blockType{
-	"DownBlock2D":             {AttendNone, SampleConv},
-	"ResnetDownsampleBlock2D": {AttendNone, SampleResBlock},
-	"AttnDownBlock2D":         {AttendSelf, ""},
-	"CrossAttnDownBlock2D":    {AttendTransformer, SampleConv},
+	"DownBlock2D":             {nn.AttendNone, nn.SampleConv},
+	"ResnetDownsampleBlock2D": {nn.AttendNone, nn.SampleResBlock},
+	"AttnDownBlock2D":         {nn.AttendSelf, ""},
+	"CrossAttnDownBlock2D":    {nn.AttendTransformer, nn.SampleConv},
 }
 
 var upTypes = map[string]blockType{
-	"UpBlock2D":             {AttendNone, SampleConv},
-	"ResnetUpsampleBlock2D": {AttendNone, SampleResBlock},
-	"AttnUpBlock2D":         {AttendSelf, ""},
-	"CrossAttnUpBlock2D":    {AttendTransformer, SampleConv},
+	"UpBlock2D":             {nn.AttendNone, nn.SampleConv},
+	"ResnetUpsampleBlock2D": {nn.AttendNone, nn.SampleResBlock},
+	"AttnUpBlock2D":         {nn.AttendSelf, ""},
+	"CrossAttnUpBlock2D":    {nn.AttendTransformer, nn.SampleConv},
 }
 
-var sampleTypes = map[string]string{"conv": SampleConv, "resnet": SampleResBlock}
+var sampleTypes = map[string]string{"conv": nn.SampleConv, "resnet": nn.SampleResBlock}
 
 // unetOf translates a config.json.
-func unetOf(class string, fields map[string]json.RawMessage) (UNetConfig, error) {
+func unetOf(class string, fields map[string]json.RawMessage) (nn.LatentUNetConfig, error) {
 	d := unetDefaults(class)
-	var c UNetConfig
+	var c nn.LatentUNetConfig
 	if err := decodeFields(class, fields, &d); err != nil {
 		return c, err
 	}
@@ -236,15 +236,12 @@ func unetOf(class string, fields map[string]json.RawMessage) (UNetConfig, error)
 		between("the number of block_out_channels", n, 1, maxLevels),
 		perLevel("down_block_types", len(d.DownBlockTypes), n),
 		perLevel("up_block_types", len(d.UpBlockTypes), n),
-		checkNorm(d.NormNumGroups, d.NormEps),
+		d.LayersPerBlock.check("layers_per_block", n),
 	)
-	if err == nil {
-		err = first(checkChannels(d.BlockOutChannels, d.NormNumGroups), d.LayersPerBlock.check("layers_per_block", n))
-	}
 	if err != nil {
 		return c, err
 	}
-	c = UNetConfig{
+	c = nn.LatentUNetConfig{
 		InChannels: d.InChannels, OutChannels: d.OutChannels, ModelChannels: d.BlockOutChannels[0], TimeEmbedDim: 4 * d.BlockOutChannels[0],
 		Channels: d.BlockOutChannels, NumResBlocks: d.LayersPerBlock.at(0), UseNewAttentionOrder: true, LinearProjection: d.UseLinearProjection,
 		DownAttention: make([]string, n), UpAttention: make([]string, n), DownSample: make([]string, n-1), UpSample: make([]string, n-1),
@@ -263,9 +260,9 @@ func unetOf(class string, fields map[string]json.RawMessage) (UNetConfig, error)
 	}
 	switch d.DownsamplePadding {
 	case 0:
-		c.DownsamplePadding = PadRightBottom
+		c.DownsamplePadding = nn.PadRightBottom
 	case 1:
-		c.DownsamplePadding = PadBoth
+		c.DownsamplePadding = nn.PadBoth
 	default:
 		return c, fail(ErrUnsupported, "downsample_padding %d: only 0 and 1 can be run", d.DownsamplePadding)
 	}
@@ -297,23 +294,23 @@ func unetOf(class string, fields map[string]json.RawMessage) (UNetConfig, error)
 		}
 	}
 	if class == classConditional {
-		err = c.conditional(d)
+		err = conditional(&c, d)
 	} else {
-		err = c.unconditional(d)
+		err = unconditional(&c, d)
 	}
 	if err != nil {
 		return c, err
 	}
-	return c, c.Check()
+	return c, wrong(c.Check())
 }
 
-func (c *UNetConfig) unconditional(d diffusersUNetConfig) error {
+func unconditional(c *nn.LatentUNetConfig, d diffusersUNetConfig) error {
 	if d.MidBlockType == nil || *d.MidBlockType != "UNetMidBlock2D" {
 		return fail(ErrUnsupported, "mid_block_type: only UNetMidBlock2D can be run")
 	}
-	c.MiddleAttention = AttendSelf
+	c.MiddleAttention = nn.AttendSelf
 	if d.AddAttention != nil && !*d.AddAttention {
-		c.MiddleAttention = AttendNone
+		c.MiddleAttention = nn.AttendNone
 	}
 	// The norm in front of the middle attention goes with additive embeddings, or with groups of its own.
 	switch {
@@ -322,7 +319,7 @@ func (c *UNetConfig) unconditional(d diffusersUNetConfig) error {
 	case !c.UseScaleShiftNorm:
 		c.MiddleNormGroups = d.NormNumGroups
 	}
-	if slices.Contains(c.DownAttention, AttendTransformer) || slices.Contains(c.UpAttention, AttendTransformer) {
+	if slices.Contains(c.DownAttention, nn.AttendTransformer) || slices.Contains(c.UpAttention, nn.AttendTransformer) {
 		return fail(ErrUnsupported, "cross-attention blocks in %s", classUNet)
 	}
 	if len(d.AttentionHeadDim) > 1 {
@@ -330,7 +327,7 @@ func (c *UNetConfig) unconditional(d diffusersUNetConfig) error {
 	}
 	for l, ch := range c.Channels {
 		n := 1
-		if len(d.AttentionHeadDim) == 1 && c.attends(l) {
+		if len(d.AttentionHeadDim) == 1 && c.Attends(l) {
 			width := d.AttentionHeadDim[0]
 			if width < 1 || ch%width != 0 {
 				return fail(ErrConfig, "attention_head_dim %d does not divide %d channels", width, ch)
@@ -342,13 +339,13 @@ func (c *UNetConfig) unconditional(d diffusersUNetConfig) error {
 	return nil
 }
 
-func (c *UNetConfig) conditional(d diffusersUNetConfig) error {
+func conditional(c *nn.LatentUNetConfig, d diffusersUNetConfig) error {
 	n := len(c.Channels)
 	if d.MidBlockType == nil || *d.MidBlockType != "UNetMidBlock2DCrossAttn" {
 		return fail(ErrUnsupported, "mid_block_type: only UNetMidBlock2DCrossAttn can be run")
 	}
-	c.MiddleAttention = AttendTransformer
-	if slices.Contains(c.DownAttention, AttendSelf) || slices.Contains(c.UpAttention, AttendSelf) {
+	c.MiddleAttention = nn.AttendTransformer
+	if slices.Contains(c.DownAttention, nn.AttendSelf) || slices.Contains(c.UpAttention, nn.AttendSelf) {
 		return fail(ErrUnsupported, "self-attention blocks in %s", classConditional)
 	}
 	// attention_head_dim is the number of heads here, for historical reasons; the other field came later.
@@ -422,7 +419,7 @@ func autoencoderOf(class string, fields map[string]json.RawMessage) (nn.Autoenco
 		InChannels: d.InChannels, OutChannels: d.OutChannels, ModelChannels: d.BlockOutChannels[0], Channels: d.BlockOutChannels,
 		NumResBlocks: d.LayersPerBlock, ZChannels: d.LatentChannels, EmbedDim: d.LatentChannels, DoubleZ: class == classKL,
 		DownAttention: make([]bool, n), MiddleAttention: d.MidAttention, UpAttention: make([]bool, n), ConvResample: true,
-		DownsamplePadding: PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: d.NormNumGroups, NormEps: 1e-6,
+		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: d.NormNumGroups, NormEps: 1e-6,
 		ScaleFactor: d.ScalingFactor, LatentsMean: d.LatentsMean, LatentsStd: d.LatentsStd,
 	}
 	if class == classVQ {
@@ -510,7 +507,7 @@ func networkOf(fields map[string]json.RawMessage) (n network, err error) {
 		if err != nil {
 			return n, err
 		}
-		n.role, n.family, n.config, n.layout, n.names = RoleUNet, FamilyLatent, c, c.layout(), c.diffusersNames()
+		n.role, n.family, n.config, n.layout, n.names = RoleUNet, FamilyLatent, c, unetLayout(c), unetNames(c)
 	case classKL, classVQ:
 		c, err := autoencoderOf(class, fields)
 		if err != nil {
@@ -589,7 +586,7 @@ func (m *Model) component(n network, f *input, o Options, schedule *scheduler, g
 		return err
 	}
 	usual := linear
-	c, isUNet := n.config.(UNetConfig)
+	c, isUNet := n.config.(nn.LatentUNetConfig)
 	if isUNet && c.ContextDim > 0 || n.role == RoleFirstStage {
 		usual = sdLinear
 	}
@@ -633,7 +630,7 @@ func (m *Model) component(n network, f *input, o Options, schedule *scheduler, g
 // sameNetwork holds a given configuration against the one of a config.json, in what both tell of the tensors.
 func sameNetwork(given weights.Info, config any) error {
 	switch c := config.(type) {
-	case UNetConfig:
+	case nn.LatentUNetConfig:
 		return sameLatent(given, c)
 	case nn.AutoencoderConfig:
 		return sameFirstStage(given, c)
@@ -855,18 +852,18 @@ func guessConfig(s shapes) (map[string]json.RawMessage, []string, error) {
 	for l := range levels {
 		channels = append(channels, d.get(fmt.Sprintf("down_blocks.%d.resnets.0.conv1.weight", l), 4, 0))
 		a := s.diffusersAttention(fmt.Sprintf("down_blocks.%d.attentions.0", l))
-		down = append(down, map[string]string{AttendNone: "DownBlock2D", AttendSelf: "AttnDownBlock2D", AttendTransformer: "CrossAttnDownBlock2D"}[a])
+		down = append(down, map[string]string{nn.AttendNone: "DownBlock2D", nn.AttendSelf: "AttnDownBlock2D", nn.AttendTransformer: "CrossAttnDownBlock2D"}[a])
 		if s.has("down_blocks.%d.downsamplers.0.conv1.weight", l) {
-			if a == AttendNone {
+			if a == nn.AttendNone {
 				down[l] = "ResnetDownsampleBlock2D"
 			} else {
 				config["downsample_type"] = "resnet"
 			}
 		}
 		a = s.diffusersAttention(fmt.Sprintf("up_blocks.%d.attentions.0", l))
-		up = append(up, map[string]string{AttendNone: "UpBlock2D", AttendSelf: "AttnUpBlock2D", AttendTransformer: "CrossAttnUpBlock2D"}[a])
+		up = append(up, map[string]string{nn.AttendNone: "UpBlock2D", nn.AttendSelf: "AttnUpBlock2D", nn.AttendTransformer: "CrossAttnUpBlock2D"}[a])
 		if s.has("up_blocks.%d.upsamplers.0.conv1.weight", l) {
-			if a == AttendNone {
+			if a == nn.AttendNone {
 				up[l] = "ResnetUpsampleBlock2D"
 			} else {
 				config["upsample_type"] = "resnet"
@@ -926,11 +923,11 @@ func choose(yes bool, a, b string) string {
 func (s shapes) diffusersAttention(name string) string {
 	switch {
 	case s.has("%s.to_q.weight", name):
-		return AttendSelf
+		return nn.AttendSelf
 	case s.has("%s.proj_in.weight", name):
-		return AttendTransformer
+		return nn.AttendTransformer
 	}
-	return AttendNone
+	return nn.AttendNone
 }
 
 func fieldsOf(config map[string]any) map[string]json.RawMessage {

@@ -27,13 +27,13 @@ func (c Component) Plan(d weights.DType) []weights.Planned {
 func (c Component) Diffusers(d weights.DType) (config []byte, list []weights.Planned, err error) {
 	var fields map[string]any
 	var table *names
-	var self UNetConfig // tells how to take self-attentions apart
+	var self nn.LatentUNetConfig // tells how to take self-attentions apart
 	switch c.Info.Family {
 	case FamilyGuided, FamilyLatent:
 		if self, err = c.unetConfig(); err != nil {
 			return nil, nil, err
 		}
-		table = self.diffusersNames()
+		table = unetNames(self)
 		fields, err = diffusersOfUNet(self)
 	case FamilyKL, FamilyVQ:
 		var a nn.AutoencoderConfig
@@ -74,7 +74,7 @@ func (c Component) Diffusers(d weights.DType) (config []byte, list []weights.Pla
 			}
 			heads := 1 // one block of rows for each piece, as in the new order
 			if !self.UseNewAttentionOrder {
-				heads = self.Heads[self.levelOf(t.Name)]
+				heads = self.Heads[levelOf(self, t.Name)]
 			}
 			piece := weights.Tensor{Name: name, DType: t.DType, Shape: shape}
 			plan := piece.Plan(d)
@@ -119,7 +119,7 @@ func attentionMatrix(theirs string) bool {
 }
 
 // levelOf finds the level of an attention from its upstream name.
-func (c UNetConfig) levelOf(name string) int {
+func levelOf(c nn.LatentUNetConfig, name string) int {
 	last := len(c.Channels) - 1
 	for _, half := range []string{"input_blocks.", "output_blocks."} {
 		if rest, ok := strings.CutPrefix(name, half); ok {
@@ -135,7 +135,7 @@ func (c UNetConfig) levelOf(name string) int {
 }
 
 // unetConfig is the configuration in the words of the latent family, whichever it is of.
-func (c Component) unetConfig() (UNetConfig, error) {
+func (c Component) unetConfig() (nn.LatentUNetConfig, error) {
 	if c.Info.Family == FamilyLatent {
 		return ParseUNetConfig(c.Info.Model)
 	}
@@ -145,12 +145,11 @@ func (c Component) unetConfig() (UNetConfig, error) {
 	}
 	g, err := nn.ParseUNetConfig(c.Info.Model)
 	if err != nil {
-		return u, &Error{Kind: ErrConfig, Msg: err.Error()}
+		return u, wrong(err)
 	}
-	if u.stem != u.ModelChannels {
-		return u, fail(ErrUnsupported, "the first convolution has %d outputs and the embedding of time %d values: diffusers wants equal numbers", u.stem, u.ModelChannels)
+	if u.StemChannels != 0 {
+		return u, fail(ErrUnsupported, "the first convolution has %d outputs and the embedding of time %d values: diffusers wants equal numbers", u.StemChannels, u.ModelChannels)
 	}
-	u.stem = 0
 	u.UseNewAttentionOrder = g.UseNewAttentionOrder
 	if g.NumHeadsUpsample > 0 && g.NumHeadsUpsample != g.NumHeads && g.NumHeadChannels < 1 {
 		return u, fail(ErrUnsupported, "num_heads_upsample: diffusers has one number of heads")
@@ -162,11 +161,11 @@ func (c Component) unetConfig() (UNetConfig, error) {
 		}
 		u.Heads = append(u.Heads, n)
 	}
-	return u, u.Check()
+	return u, wrong(u.Check())
 }
 
 // diffusersOfUNet writes the config.json, and proves it by reading it back.
-func diffusersOfUNet(c UNetConfig) (map[string]any, error) {
+func diffusersOfUNet(c nn.LatentUNetConfig) (map[string]any, error) {
 	n := len(c.Channels)
 	f := map[string]any{
 		"_class_name": classUNet, "act_fn": "silu", "in_channels": c.InChannels, "out_channels": c.OutChannels,
@@ -174,7 +173,7 @@ func diffusersOfUNet(c UNetConfig) (map[string]any, error) {
 		"downsample_padding": 1, "flip_sin_to_cos": c.TimeCosFirst, "freq_shift": c.TimeFreqShift,
 		"resnet_time_scale_shift": "default",
 	}
-	if c.DownsamplePadding == PadRightBottom {
+	if c.DownsamplePadding == nn.PadRightBottom {
 		f["downsample_padding"] = 0
 	}
 	if c.UseScaleShiftNorm {
@@ -227,7 +226,7 @@ func diffusersOfUNet(c UNetConfig) (map[string]any, error) {
 		widths := map[int]bool{}
 		single := true
 		for l, ch := range c.Channels {
-			if c.attends(l) {
+			if c.Attends(l) {
 				widths[ch/c.Heads[l]] = true
 				single = single && c.Heads[l] == 1
 			} else {
@@ -241,8 +240,8 @@ func diffusersOfUNet(c UNetConfig) (map[string]any, error) {
 				f["attention_head_dim"] = w
 			}
 		}
-		f["add_attention"] = c.MiddleAttention != AttendNone
-		if c.MiddleAttention == AttendNone {
+		f["add_attention"] = c.MiddleAttention != nn.AttendNone
+		if c.MiddleAttention == nn.AttendNone {
 			want.MiddleNormGroups = 0
 			if !c.UseScaleShiftNorm {
 				want.MiddleNormGroups = c.NormGroups

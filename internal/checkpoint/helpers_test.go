@@ -35,14 +35,14 @@ func made(list []param, prefix string, seed float64) []weights.Tensor {
 }
 
 // smallUNet has a level without and one with attention.
-func smallUNet(kind string) UNetConfig {
-	c := UNetConfig{
+func smallUNet(kind string) nn.LatentUNetConfig {
+	c := nn.LatentUNetConfig{
 		InChannels: 4, OutChannels: 4, ModelChannels: 32, TimeEmbedDim: 128, Channels: []int{32, 64}, NumResBlocks: 1,
-		DownAttention: []string{AttendNone, kind}, MiddleAttention: kind, UpAttention: []string{AttendNone, kind}, Heads: []int{1, 2},
-		DownSample: []string{SampleConv}, UpSample: []string{SampleConv}, DownsamplePadding: PadBoth,
+		DownAttention: []string{nn.AttendNone, kind}, MiddleAttention: kind, UpAttention: []string{nn.AttendNone, kind}, Heads: []int{1, 2},
+		DownSample: []string{nn.SampleConv}, UpSample: []string{nn.SampleConv}, DownsamplePadding: nn.PadBoth,
 		NormGroups: 32, NormEps: 1e-5, MiddleNormGroups: 32, TimeCosFirst: true,
 	}
-	if kind == AttendTransformer {
+	if kind == nn.AttendTransformer {
 		c.ContextDim, c.TransformerDepth, c.TransformerNormEps = 12, []int{1, 2}, 1e-6
 	}
 	return c
@@ -52,7 +52,7 @@ func smallStage(double bool) nn.AutoencoderConfig {
 	c := nn.AutoencoderConfig{
 		InChannels: 3, OutChannels: 3, ModelChannels: 32, Channels: []int{32, 64}, NumResBlocks: 1, ZChannels: 4, DoubleZ: double, EmbedDim: 4,
 		DownAttention: []bool{false, true}, MiddleAttention: true, UpAttention: []bool{false, true}, ConvResample: true,
-		DownsamplePadding: PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
+		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
 	}
 	if !double {
 		c.NumEmbeddings = 20
@@ -76,7 +76,7 @@ func betas(t *testing.T, s weights.Schedule) []float32 {
 
 // latentCheckpoint is what a training of latent-diffusion leaves.
 func latentCheckpoint(t *testing.T) []weights.Tensor {
-	u, s := smallUNet(AttendSelf).layout(), autoencoderLayout(smallStage(false))
+	u, s := unetLayout(smallUNet(nn.AttendSelf)), autoencoderLayout(smallStage(false))
 	list := made(u, "model.diffusion_model.", 0)
 	for _, e := range made(u, "diffusion_model.", 1e6) {
 		e.Name = "model_ema." + dotless(e.Name)

@@ -76,15 +76,17 @@ func (d *dims) get(name string, rank, i int) int {
 
 // inferUNet finds the configuration of an upstream UNet, guided-diffusion's or CompVis', up to what leaves no trace:
 // the heads, and where groups, eps and embedding are not upstream's.
-func inferUNet(s shapes) (c UNetConfig, err error) {
+func inferUNet(s shapes) (c nn.LatentUNetConfig, err error) {
 	d := &dims{s: s}
-	c = UNetConfig{
+	c = nn.LatentUNetConfig{
 		InChannels:    d.get("input_blocks.0.0.weight", 4, 1),
 		OutChannels:   d.get("out.2.weight", 4, 0),
 		ModelChannels: d.get("time_embed.0.weight", 2, 1),
 		TimeEmbedDim:  d.get("time_embed.0.weight", 2, 0),
-		stem:          d.get("input_blocks.0.0.weight", 4, 0),
-		NormGroups:    32, NormEps: 1e-5, MiddleNormGroups: 32, DownsamplePadding: PadBoth, TimeCosFirst: true,
+		NormGroups:    32, NormEps: 1e-5, MiddleNormGroups: 32, DownsamplePadding: nn.PadBoth, TimeCosFirst: true,
+	}
+	if stem := d.get("input_blocks.0.0.weight", 4, 0); stem != c.ModelChannels { // so it may be in guided-diffusion
+		c.StemChannels = stem
 	}
 	if s.has("label_emb.weight") {
 		c.NumClasses = d.get("label_emb.weight", 2, 0)
@@ -129,14 +131,14 @@ func inferUNet(s shapes) (c UNetConfig, err error) {
 		down := fmt.Sprintf("input_blocks.%d.0.", (l+1)*length)
 		up := fmt.Sprintf("output_blocks.%d.", (levels-1-l)*length-1)
 		c.DownSample = append(c.DownSample, s.sampling(down+"op.weight", down+"in_layers.0.weight"))
-		if kind := s.sampling(up+"1.conv.weight", up+"1.in_layers.0.weight"); kind != SamplePlain {
+		if kind := s.sampling(up+"1.conv.weight", up+"1.in_layers.0.weight"); kind != nn.SamplePlain {
 			c.UpSample = append(c.UpSample, kind)
 		} else {
 			c.UpSample = append(c.UpSample, s.sampling(up+"2.conv.weight", up+"2.in_layers.0.weight"))
 		}
 	}
 	c.MiddleAttention = s.attention("middle_block.1")
-	if c.MiddleAttention == AttendSelf && !s.has("middle_block.1.norm.weight") {
+	if c.MiddleAttention == nn.AttendSelf && !s.has("middle_block.1.norm.weight") {
 		c.MiddleNormGroups = 0
 	}
 	c.UseScaleShiftNorm = d.get("input_blocks.1.0.emb_layers.1.weight", 2, 0) == 2*c.Channels[0]
@@ -145,9 +147,9 @@ func inferUNet(s shapes) (c UNetConfig, err error) {
 		c.TransformerNormEps = 1e-6
 		for l := range levels {
 			n := 1
-			if c.DownAttention[l] == AttendTransformer {
+			if c.DownAttention[l] == nn.AttendTransformer {
 				n, _ = s.count(fmt.Sprintf("input_blocks.%d.1.transformer_blocks.", 1+l*length))
-			} else if l == levels-1 && c.MiddleAttention == AttendTransformer {
+			} else if l == levels-1 && c.MiddleAttention == nn.AttendTransformer {
 				n, _ = s.count("middle_block.1.transformer_blocks.")
 			}
 			c.TransformerDepth = append(c.TransformerDepth, max(n, 1))
@@ -163,21 +165,21 @@ func inferUNet(s shapes) (c UNetConfig, err error) {
 func (s shapes) attention(name string) string {
 	switch {
 	case s.has("%s.qkv.weight", name):
-		return AttendSelf
+		return nn.AttendSelf
 	case s.has("%s.proj_in.weight", name):
-		return AttendTransformer
+		return nn.AttendTransformer
 	}
-	return AttendNone
+	return nn.AttendNone
 }
 
 func (s shapes) sampling(conv, block string) string {
 	switch {
 	case s.has("%s", conv):
-		return SampleConv
+		return nn.SampleConv
 	case s.has("%s", block):
-		return SampleResBlock
+		return nn.SampleResBlock
 	}
-	return SamplePlain
+	return nn.SamplePlain
 }
 
 // find is the least name with a suffix.
@@ -191,7 +193,7 @@ func (s shapes) find(suffix string) (name string, ok bool) {
 }
 
 // guided turns what was found into the words of guided-diffusion.
-func (c UNetConfig) guided() (nn.UNetConfig, error) {
+func guidedConfig(c nn.LatentUNetConfig) (nn.UNetConfig, error) {
 	g := nn.UNetConfig{
 		InChannels: c.InChannels, OutChannels: c.OutChannels, ModelChannels: c.ModelChannels, NumResBlocks: c.NumResBlocks,
 		NumHeadsUpsample: -1, NumHeadChannels: -1, UseScaleShiftNorm: c.UseScaleShiftNorm, ConvResample: true, NumClasses: c.NumClasses,
@@ -202,16 +204,16 @@ func (c UNetConfig) guided() (nn.UNetConfig, error) {
 			return g, fail(ErrUnrecognised, "%d channels on level %d are no plain multiple of model_channels %d", ch, l, c.ModelChannels)
 		}
 		g.ChannelMult = append(g.ChannelMult, mult)
-		switch a := c.attention(l); a {
-		case AttendSelf:
+		switch a := c.Attention(l); a {
+		case nn.AttendSelf:
 			g.AttentionResolutions = append(g.AttentionResolutions, 1<<l)
-		case AttendTransformer:
+		case nn.AttendTransformer:
 			return g, fail(ErrUnsupported, "a UNet with spatial transformers is not of family %s", FamilyGuided)
 		}
 	}
 	for i, s := range c.DownSample {
-		g.ResBlockUpDown = s == SampleResBlock
-		g.ConvResample = s != SamplePlain
+		g.ResBlockUpDown = s == nn.SampleResBlock
+		g.ConvResample = s != nn.SamplePlain
 		if s != c.DownSample[0] || c.UpSample[i] != s {
 			return g, fail(ErrUnrecognised, "the levels change size in different ways (%v down, %v up)", c.DownSample, c.UpSample)
 		}
@@ -227,7 +229,7 @@ func inferAutoencoder(s shapes) (c nn.AutoencoderConfig, err error) {
 		OutChannels:   d.get("decoder.conv_out.weight", 4, 0),
 		ModelChannels: d.get("encoder.conv_in.weight", 4, 0),
 		ZChannels:     d.get("decoder.conv_in.weight", 4, 1),
-		NormGroups:    32, NormEps: 1e-6, DownsamplePadding: PadRightBottom,
+		NormGroups:    32, NormEps: 1e-6, DownsamplePadding: nn.PadRightBottom,
 		QuantConv: s.has("quant_conv.weight"), PostQuantConv: s.has("post_quant_conv.weight"),
 		MiddleAttention: s.has("encoder.mid.attn_1.q.weight"),
 		ConvResample:    s.has("encoder.down.0.downsample.conv.weight"),

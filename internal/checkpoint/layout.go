@@ -30,7 +30,7 @@ func (l *layout) plainConv(name string, in, out int)   { l.add(name+".weight", o
 func (l *layout) at(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
 // resBlock is upstream's ResBlock of a UNet.
-func (l *layout) resBlock(name string, in, out int, c UNetConfig) {
+func (l *layout) resBlock(name string, in, out int, c nn.LatentUNetConfig) {
 	scale := 1
 	if c.UseScaleShiftNorm {
 		scale = 2
@@ -45,15 +45,15 @@ func (l *layout) resBlock(name string, in, out int, c UNetConfig) {
 	}
 }
 
-func (l *layout) attention(name, kind string, ch, depth int, norm bool, c UNetConfig) {
+func (l *layout) attention(name, kind string, ch, depth int, norm bool, c nn.LatentUNetConfig) {
 	switch kind {
-	case AttendSelf:
+	case nn.AttendSelf:
 		if norm {
 			l.norm(name+".norm", ch)
 		}
 		l.biased(name+".qkv", 3*ch, ch, 1)
 		l.biased(name+".proj_out", ch, ch, 1)
-	case AttendTransformer:
+	case nn.AttendTransformer:
 		project := func(name string) {
 			if c.LinearProjection {
 				l.linear(name, ch, ch)
@@ -82,25 +82,15 @@ func (l *layout) attention(name, kind string, ch, depth int, norm bool, c UNetCo
 	}
 }
 
-func (c UNetConfig) depth(level int) int {
-	if len(c.TransformerDepth) == 0 {
-		return 0
-	}
-	return c.TransformerDepth[level]
-}
-
-// layout is upstream's UNetModel.
-func (c UNetConfig) layout() []param {
+// unetLayout is upstream's UNetModel.
+func unetLayout(c nn.LatentUNetConfig) []param {
 	l := &layout{}
 	l.linear("time_embed.0", c.ModelChannels, c.TimeEmbedDim)
 	l.linear("time_embed.2", c.TimeEmbedDim, c.TimeEmbedDim)
 	if c.NumClasses > 0 {
 		l.add("label_emb.weight", c.NumClasses, c.TimeEmbedDim)
 	}
-	ch := c.ModelChannels
-	if c.stem != 0 {
-		ch = c.stem
-	}
+	ch := c.Stem()
 	l.conv("input_blocks.0.0", c.InChannels, ch, 3)
 	skips := []int{ch}
 	for level, out := range c.Channels {
@@ -108,15 +98,15 @@ func (c UNetConfig) layout() []param {
 			name := l.at("input_blocks.%d", len(skips))
 			l.resBlock(name+".0", ch, out, c)
 			ch = out
-			l.attention(name+".1", c.DownAttention[level], ch, c.depth(level), true, c)
+			l.attention(name+".1", c.DownAttention[level], ch, c.Depth(level), true, c)
 			skips = append(skips, ch)
 		}
 		if level < len(c.Channels)-1 {
 			name := l.at("input_blocks.%d.0", len(skips))
 			switch c.DownSample[level] {
-			case SampleResBlock:
+			case nn.SampleResBlock:
 				l.resBlock(name, ch, ch, c)
-			case SampleConv:
+			case nn.SampleConv:
 				l.conv(name+".op", ch, ch, 3)
 			}
 			skips = append(skips, ch)
@@ -124,7 +114,7 @@ func (c UNetConfig) layout() []param {
 	}
 	last := len(c.Channels) - 1
 	l.resBlock("middle_block.0", ch, ch, c)
-	l.attention("middle_block.1", c.MiddleAttention, ch, c.depth(last), c.MiddleNormGroups > 0, c)
+	l.attention("middle_block.1", c.MiddleAttention, ch, c.Depth(last), c.MiddleNormGroups > 0, c)
 	l.resBlock("middle_block.2", ch, ch, c)
 	n := 0
 	for level := last; level >= 0; level-- {
@@ -134,13 +124,13 @@ func (c UNetConfig) layout() []param {
 			skips = skips[:len(skips)-1]
 			l.resBlock(name+".0", ch+skip, c.Channels[level], c)
 			ch = c.Channels[level]
-			l.attention(name+".1", c.UpAttention[level], ch, c.depth(level), true, c)
+			l.attention(name+".1", c.UpAttention[level], ch, c.Depth(level), true, c)
 			if level > 0 && i == c.NumResBlocks {
-				up := l.at("%s.%d", name, c.upIndex(level))
+				up := l.at("%s.%d", name, upIndex(c, level))
 				switch c.UpSample[level-1] {
-				case SampleResBlock:
+				case nn.SampleResBlock:
 					l.resBlock(up, ch, ch, c)
-				case SampleConv:
+				case nn.SampleConv:
 					l.conv(up+".conv", ch, ch, 3)
 				}
 			}
@@ -153,8 +143,8 @@ func (c UNetConfig) layout() []param {
 }
 
 // upIndex is where in an output block the upsampling comes: after the attention, if there is one.
-func (c UNetConfig) upIndex(level int) int {
-	if c.UpAttention[level] == AttendNone {
+func upIndex(c nn.LatentUNetConfig, level int) int {
+	if c.UpAttention[level] == nn.AttendNone {
 		return 1
 	}
 	return 2

@@ -159,10 +159,10 @@ func expand(rules []rule, levels, blocks int, after func(level int) int, inside 
 	return n
 }
 
-// diffusersNames is the table of a UNet.
-func (c UNetConfig) diffusersNames() *names {
+// unetNames is the table of a UNet.
+func unetNames(c nn.LatentUNetConfig) *names {
 	last := len(c.Channels) - 1
-	return expand(diffusersUNet, len(c.Channels), c.NumResBlocks, c.upIndex, func(n *names, r rule, level int, theirs, ours string) {
+	return expand(diffusersUNet, len(c.Channels), c.NumResBlocks, func(level int) int { return upIndex(c, level) }, func(n *names, r rule, level int, theirs, ours string) {
 		kind := c.MiddleAttention
 		switch {
 		case strings.HasPrefix(r.theirs, "down"):
@@ -173,11 +173,11 @@ func (c UNetConfig) diffusersNames() *names {
 			level = last
 		}
 		switch kind {
-		case AttendSelf:
+		case nn.AttendSelf:
 			n.module(theirs, ours, diffusersSelf)
-		case AttendTransformer:
+		case nn.AttendTransformer:
 			n.module(theirs, ours, transformerEnds)
-			for d := range c.depth(level) {
+			for d := range c.Depth(level) {
 				b := fmt.Sprintf(".transformer_blocks.%d", d)
 				n.module(theirs+b, ours+b, transformerDeep)
 			}

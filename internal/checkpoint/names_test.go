@@ -5,16 +5,18 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/nn"
 )
 
 // TestNames: the tables against names written out by hand.
 func TestNames(t *testing.T) {
-	self := smallUNet(AttendSelf)
+	self := smallUNet(nn.AttendSelf)
 	self.Channels, self.Heads = []int{32, 64, 96}, []int{1, 2, 3}
 	self.NumResBlocks = 2
-	self.DownAttention, self.UpAttention = []string{AttendNone, AttendSelf, AttendNone}, []string{AttendNone, AttendSelf, AttendNone}
-	self.DownSample, self.UpSample = []string{SampleConv, SampleResBlock}, []string{SampleConv, SampleConv}
-	transformer := smallUNet(AttendTransformer)
+	self.DownAttention, self.UpAttention = []string{nn.AttendNone, nn.AttendSelf, nn.AttendNone}, []string{nn.AttendNone, nn.AttendSelf, nn.AttendNone}
+	self.DownSample, self.UpSample = []string{nn.SampleConv, nn.SampleResBlock}, []string{nn.SampleConv, nn.SampleConv}
+	transformer := smallUNet(nn.AttendTransformer)
 	stage := smallStage(true)
 	stage.Channels = []int{32, 32, 64}
 
@@ -22,7 +24,7 @@ func TestNames(t *testing.T) {
 		table *names
 		pairs string
 	}{
-		"UNet2DModel": {self.diffusersNames(), `
+		"UNet2DModel": {unetNames(self), `
 			time_embedding.linear_1.weight                   time_embed.0.weight
 			time_embedding.linear_2.bias                     time_embed.2.bias
 			class_embedding.weight                           label_emb.weight
@@ -50,7 +52,7 @@ func TestNames(t *testing.T) {
 			up_blocks.2.resnets.2.conv_shortcut.bias         output_blocks.8.0.skip_connection.bias
 			conv_norm_out.weight                             out.0.weight
 			conv_out.bias                                    out.2.bias`},
-		"UNet2DConditionModel": {transformer.diffusersNames(), `
+		"UNet2DConditionModel": {unetNames(transformer), `
 			down_blocks.1.attentions.0.norm.weight                                     input_blocks.3.1.norm.weight
 			down_blocks.1.attentions.0.proj_in.weight                                  input_blocks.3.1.proj_in.weight
 			down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_out.0.bias        input_blocks.3.1.transformer_blocks.1.attn2.to_out.0.bias
@@ -87,7 +89,7 @@ func TestNames(t *testing.T) {
 		})
 	}
 	require.Equal(t, []string{"down_blocks.1.attentions.1.to_q.weight", "down_blocks.1.attentions.1.to_k.weight", "down_blocks.1.attentions.1.to_v.weight"},
-		self.diffusersNames().theirs["input_blocks.5.1.qkv.weight"])
+		unetNames(self).theirs["input_blocks.5.1.qkv.weight"])
 	for old, now := range map[string]string{
 		"decoder.mid_block.attentions.0.query.weight":   "decoder.mid_block.attentions.0.to_q.weight",
 		"down_blocks.1.attentions.0.key.bias":           "down_blocks.1.attentions.0.to_k.bias",
@@ -112,12 +114,12 @@ func TestTablesCover(t *testing.T) {
 			}
 		}
 	}
-	for _, kind := range []string{AttendNone, AttendSelf, AttendTransformer} {
-		for _, sample := range []string{SampleConv, SampleResBlock} {
+	for _, kind := range []string{nn.AttendNone, nn.AttendSelf, nn.AttendTransformer} {
+		for _, sample := range []string{nn.SampleConv, nn.SampleResBlock} {
 			c := smallUNet(kind)
 			c.DownSample, c.UpSample = []string{sample}, []string{sample}
 			c.NumClasses = 3
-			check(c.layout(), c.diffusersNames())
+			check(unetLayout(c), unetNames(c))
 		}
 	}
 	for _, double := range []bool{false, true} {

@@ -354,15 +354,15 @@ func (m *Model) converted(f *input, o Options) error {
 		c.Tensors, c.Info, err = guidedUNet(f.tensors, &info, o)
 	case FamilyLatent:
 		c.Role = RoleUNet
-		var config UNetConfig
+		var config nn.LatentUNetConfig
 		if config, err = ParseUNetConfig(info.Model); err == nil {
 			if o.Heads > 0 || o.HeadChannels > 0 || o.NewAttentionOrder {
-				config.overrideHeads(o)
-				c.Info.Model, err = marshal(config), config.Check()
+				overrideHeads(&config, o)
+				c.Info.Model, err = marshal(config), wrong(config.Check())
 			}
 		}
 		if err == nil {
-			c.Tensors, err = fitted(f.tensors, config.layout())
+			c.Tensors, err = fitted(f.tensors, unetLayout(config))
 		}
 	case FamilyKL, FamilyVQ:
 		c.Role = RoleFirstStage

@@ -135,35 +135,35 @@ func newInfo(family, name string, size int, s weights.Schedule, config any) weig
 	}
 }
 
-func latentUNet(name string, channels, size int, s weights.Schedule, c UNetConfig) *weights.Info {
+func latentUNet(name string, channels, size int, s weights.Schedule, c nn.LatentUNetConfig) *weights.Info {
 	c.InChannels, c.OutChannels = channels, channels
 	info := newInfo(FamilyLatent, name, size, s, c)
 	return &info
 }
 
 // upstreamUNet is what CompVis' UNets share; attention has self-attention on the levels given.
-func upstreamUNet(channels int, mult, attention []int, kind string) UNetConfig {
-	c := UNetConfig{
-		ModelChannels: channels, TimeEmbedDim: 4 * channels, NumResBlocks: 2, MiddleAttention: kind, DownsamplePadding: PadBoth,
+func upstreamUNet(channels int, mult, attention []int, kind string) nn.LatentUNetConfig {
+	c := nn.LatentUNetConfig{
+		ModelChannels: channels, TimeEmbedDim: 4 * channels, NumResBlocks: 2, MiddleAttention: kind, DownsamplePadding: nn.PadBoth,
 		NormGroups: 32, NormEps: 1e-5, MiddleNormGroups: 32, TimeCosFirst: true,
 	}
 	for l, m := range mult {
-		a := AttendNone
+		a := nn.AttendNone
 		if slices.Contains(attention, l) {
 			a = kind
 		}
 		c.Channels = append(c.Channels, m*channels)
 		c.DownAttention = append(c.DownAttention, a)
 		if l > 0 {
-			c.DownSample = append(c.DownSample, SampleConv)
+			c.DownSample = append(c.DownSample, nn.SampleConv)
 		}
 	}
 	c.UpAttention, c.UpSample = slices.Clone(c.DownAttention), slices.Clone(c.DownSample)
 	return c
 }
 
-func transformerUNet(channels int, mult, attention []int, context, heads int) UNetConfig {
-	c := upstreamUNet(channels, mult, attention, AttendTransformer)
+func transformerUNet(channels int, mult, attention []int, context, heads int) nn.LatentUNetConfig {
+	c := upstreamUNet(channels, mult, attention, nn.AttendTransformer)
 	c.ContextDim, c.TransformerNormEps = context, 1e-6
 	for range mult {
 		c.TransformerDepth = append(c.TransformerDepth, 1)
@@ -173,7 +173,7 @@ func transformerUNet(channels int, mult, attention []int, context, heads int) UN
 }
 
 func ldmFaces(name string) *weights.Info {
-	c := upstreamUNet(224, []int{1, 2, 3, 4}, []int{1, 2, 3}, AttendSelf)
+	c := upstreamUNet(224, []int{1, 2, 3, 4}, []int{1, 2, 3}, nn.AttendSelf)
 	for _, ch := range c.Channels {
 		c.Heads = append(c.Heads, ch/32)
 	}
@@ -185,7 +185,7 @@ func upstreamAutoencoder(z int, mult ...int) nn.AutoencoderConfig {
 	c := nn.AutoencoderConfig{
 		InChannels: 3, OutChannels: 3, ModelChannels: 128, NumResBlocks: 2, ZChannels: z, EmbedDim: z,
 		DownAttention: make([]bool, len(mult)), MiddleAttention: true, UpAttention: make([]bool, len(mult)),
-		ConvResample: true, DownsamplePadding: PadRightBottom, QuantConv: true, PostQuantConv: true,
+		ConvResample: true, DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true,
 		NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
 	}
 	for _, m := range mult {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -31,9 +32,9 @@ func refused(t *testing.T, path string, o Options, kind error, words string) {
 }
 
 func TestRefusals(t *testing.T) {
-	u := smallUNet(AttendSelf)
+	u := smallUNet(nn.AttendSelf)
 	bare := func(change func([]weights.Tensor) []weights.Tensor) string {
-		return save(t, change(made(u.layout(), "", 0)))
+		return save(t, change(made(unetLayout(u), "", 0)))
 	}
 	same := func(l []weights.Tensor) []weights.Tensor { return l }
 	without := func(name string) func([]weights.Tensor) []weights.Tensor {
@@ -64,10 +65,10 @@ func TestRefusals(t *testing.T) {
 		"an end missing":     {bare(without("out.2.weight")), Options{}, ErrMissing, "out.2.weight"},
 		"bias missing":       {bare(without("input_blocks.3.1.qkv.bias")), Options{}, ErrMissing, "input_blocks.3.1.qkv.bias"},
 		"shape":              {bare(reshaped("middle_block.1.proj_out.weight", 32, 128, 1)), Options{}, ErrShape, "middle_block.1.proj_out.weight"},
-		"one more":           {save(t, append(made(u.layout(), "", 0), scalars("zzz", 1))), Options{}, ErrUnused, "zzz"},
+		"one more":           {save(t, append(made(unetLayout(u), "", 0), scalars("zzz", 1))), Options{}, ErrUnused, "zzz"},
 		"block missing":      {bare(without("output_blocks.3.0.in_layers.0.weight")), Options{}, ErrMissing, "output_blocks.3.0.in_layers.0.weight"},
-		"two networks":       {save(t, append(made(u.layout(), "", 0), made(autoencoderLayout(smallStage(true)), "", 0)...)), Options{}, ErrMixed, "split it first"},
-		"two sources":        {save(t, append(made(u.layout(), "", 0), made(u.layout(), "model.diffusion_model.", 0)...)), Options{}, ErrMixed, "split it first"},
+		"two networks":       {save(t, append(made(unetLayout(u), "", 0), made(autoencoderLayout(smallStage(true)), "", 0)...)), Options{}, ErrMixed, "split it first"},
+		"two sources":        {save(t, append(made(unetLayout(u), "", 0), made(unetLayout(u), "model.diffusion_model.", 0)...)), Options{}, ErrMixed, "split it first"},
 		"wrong preset":       {bare(same), Options{Preset: "ffhq_10m"}, ErrConfig, "check in_channels"},
 		"preset of others":   {bare(same), Options{Preset: "sd-vae"}, ErrConfig, "the configuration is for autoencoder-kl"},
 		"preset lacks UNet":  {latent, Options{Preset: "sd-vae"}, ErrConfig, "no UNet"},
@@ -90,24 +91,24 @@ func TestRefusals(t *testing.T) {
 
 // TestConverted: a file that carries its configuration is held against it.
 func TestConverted(t *testing.T) {
-	u := smallUNet(AttendTransformer)
+	u := smallUNet(nn.AttendTransformer)
 	write := func(info weights.Info, list []weights.Tensor) string {
 		path := filepath.Join(t.TempDir(), "m.safetensors")
 		require.NoError(t, weights.Write(path, list, info.Metadata()))
 		return path
 	}
 	info := newInfo(FamilyLatent, "n", 16, linear, u)
-	m := open(t, write(info, made(u.layout(), "", 0)), Options{})
+	m := open(t, write(info, made(unetLayout(u), "", 0)), Options{})
 	require.Equal(t, info, m.Components[0].Info)
 	s := smallStage(false)
 	m = open(t, write(newInfo(FamilyVQ, "n", 16, linear, s), made(autoencoderLayout(s), "", 0)), Options{})
 	require.Equal(t, RoleFirstStage, m.Components[0].Role)
 
-	refused(t, write(info, made(u.layout(), "", 0)[1:]), Options{}, ErrMissing, "time_embed.0.weight")
-	refused(t, write(newInfo("other", "", 16, linear, u), made(u.layout(), "", 0)), Options{}, ErrUnsupported, "other")
+	refused(t, write(info, made(unetLayout(u), "", 0)[1:]), Options{}, ErrMissing, "time_embed.0.weight")
+	refused(t, write(newInfo("other", "", 16, linear, u), made(unetLayout(u), "", 0)), Options{}, ErrUnsupported, "other")
 	refused(t, write(newInfo(FamilyKL, "", 16, linear, s), made(autoencoderLayout(s), "", 0)), Options{}, ErrConfig, "num_embeddings")
 	info.Model = json.RawMessage(`{"in_channels":1e99}`)
-	refused(t, write(info, made(u.layout(), "", 0)), Options{}, ErrConfig, "configuration")
+	refused(t, write(info, made(unetLayout(u), "", 0)), Options{}, ErrConfig, "configuration")
 }
 
 // TestConfigJSON: contradictions and hostility in config.json.
@@ -220,7 +221,7 @@ func FuzzConfig(f *testing.F) {
 	for _, class := range []string{classUNet, classConditional, classKL, classVQ, classTiny} {
 		f.Add([]byte(fmt.Sprintf(`{"_class_name":%q}`, class)))
 	}
-	for _, c := range []UNetConfig{smallUNet(AttendSelf), smallUNet(AttendTransformer), smallUNet(AttendNone)} {
+	for _, c := range []nn.LatentUNetConfig{smallUNet(nn.AttendSelf), smallUNet(nn.AttendTransformer), smallUNet(nn.AttendNone)} {
 		fields, err := diffusersOfUNet(c)
 		if err != nil {
 			f.Fatal(err)

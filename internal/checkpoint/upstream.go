@@ -43,7 +43,7 @@ func guidedUNet(list []weights.Tensor, given *weights.Info, o Options) ([]weight
 	if err != nil {
 		return nil, info, err
 	}
-	g, err := found.guided()
+	g, err := guidedConfig(found)
 	if err != nil {
 		return nil, info, err
 	}
@@ -62,7 +62,7 @@ func guidedUNet(list []weights.Tensor, given *weights.Info, o Options) ([]weight
 	} else {
 		info = guessGuided(&g, o)
 	}
-	tensors, err := fitted(list, found.layout())
+	tensors, err := fitted(list, unetLayout(found))
 	if err != nil {
 		return nil, info, err
 	}
@@ -120,7 +120,7 @@ func untold(found, given nn.UNetConfig) nn.UNetConfig {
 func sameGuided(given weights.Info, found nn.UNetConfig) error {
 	c, err := nn.ParseUNetConfig(given.Model)
 	if err != nil {
-		return &Error{Kind: ErrConfig, Msg: err.Error()}
+		return wrong(err)
 	}
 	want := c.InChannels
 	if given.LearnedRange {
@@ -209,7 +209,7 @@ func inWords(s weights.Schedule) string {
 // checkGuided builds the network of the configuration from the tensors, without computing anything.
 func checkGuided(c nn.UNetConfig, list []weights.Tensor) error {
 	if err := c.Check(); err != nil {
-		return &Error{Kind: ErrConfig, Msg: err.Error()}
+		return wrong(err)
 	}
 	f, err := weights.FromTensors("model", list, nil)
 	if err != nil {
@@ -457,10 +457,9 @@ func (m *Model) latentUNet(list []weights.Tensor, schedule *weights.Schedule, o 
 	if err != nil {
 		return err
 	}
-	if c.stem != c.ModelChannels {
-		return failTensor(ErrUnsupported, "input_blocks.0.0.weight", "has %d outputs, but the embedding of time %d: latent-diffusion has equal numbers", c.stem, c.ModelChannels)
+	if c.StemChannels != 0 {
+		return failTensor(ErrUnsupported, "input_blocks.0.0.weight", "has %d outputs, but the embedding of time %d: latent-diffusion has equal numbers", c.StemChannels, c.ModelChannels)
 	}
-	c.stem = 0
 	given, err := o.given(FamilyLatent)
 	if err != nil {
 		return err
@@ -491,14 +490,14 @@ func (m *Model) latentUNet(list []weights.Tensor, schedule *weights.Schedule, o 
 		known, _ := ParseUNetConfig(given.Model)
 		info, c = *given, known
 	} else {
-		c.guessHeads()
+		guessHeads(&c)
 		info.ImageSize = 64
 		info.LearnedRange = c.OutChannels == 2*c.InChannels
 		if c.ContextDim > 0 && c.InChannels == 4 {
 			info.Schedule = sdLinear
 		}
 	}
-	c.overrideHeads(o)
+	overrideHeads(&c, o)
 	if schedule != nil {
 		info.Schedule = *schedule
 	}
@@ -515,17 +514,17 @@ func (m *Model) latentUNet(list []weights.Tensor, schedule *weights.Schedule, o 
 		guess(o.Prediction != "", "prediction %s", info.Prediction)
 		guess(schedule != nil || o.Schedule != "", "schedule %s", inWords(info.Schedule))
 	}
-	if err := c.Check(); err != nil {
+	if err := wrong(c.Check()); err != nil {
 		return err
 	}
 	info.Model = marshal(c)
-	tensors, err := fitted(list, c.layout())
+	tensors, err := fitted(list, unetLayout(c))
 	m.Components = append(m.Components, Component{Role: RoleUNet, Source: SourceLatent, Info: info, Tensors: tensors})
 	return err
 }
 
 // sameLatent holds a configuration against what the tensors tell.
-func sameLatent(given weights.Info, found UNetConfig) error {
+func sameLatent(given weights.Info, found nn.LatentUNetConfig) error {
 	c, err := ParseUNetConfig(given.Model)
 	if err != nil {
 		return err
@@ -533,7 +532,7 @@ func sameLatent(given weights.Info, found UNetConfig) error {
 	found.Heads, found.UseNewAttentionOrder = c.Heads, c.UseNewAttentionOrder
 	found.NormGroups, found.NormEps, found.DownsamplePadding = c.NormGroups, c.NormEps, c.DownsamplePadding
 	found.TimeCosFirst, found.TimeFreqShift, found.TransformerNormEps = c.TimeCosFirst, c.TimeFreqShift, c.TransformerNormEps
-	if found.MiddleNormGroups > 0 && c.MiddleNormGroups > 0 || found.MiddleAttention != AttendSelf {
+	if found.MiddleNormGroups > 0 && c.MiddleNormGroups > 0 || found.MiddleAttention != nn.AttendSelf {
 		found.MiddleNormGroups = c.MiddleNormGroups
 	}
 	return contradiction(c, found)
@@ -541,7 +540,7 @@ func sameLatent(given weights.Info, found UNetConfig) error {
 
 // guessHeads takes what the published networks have: 8 heads with transformers, or heads of 64 where those project by
 // matrices, and heads of 32 channels without.
-func (c *UNetConfig) guessHeads() {
+func guessHeads(c *nn.LatentUNetConfig) {
 	for l, ch := range c.Channels {
 		n := 1
 		switch {
@@ -552,17 +551,17 @@ func (c *UNetConfig) guessHeads() {
 		case c.ContextDim == 0 && ch%32 == 0:
 			n = ch / 32
 		}
-		if !c.attends(l) {
+		if !c.Attends(l) {
 			n = 1
 		}
 		c.Heads = append(c.Heads, n)
 	}
 }
 
-func (c *UNetConfig) overrideHeads(o Options) {
+func overrideHeads(c *nn.LatentUNetConfig, o Options) {
 	for l, ch := range c.Channels {
 		switch {
-		case !c.attends(l):
+		case !c.Attends(l):
 		case o.Heads > 0:
 			c.Heads[l] = o.Heads
 		case o.HeadChannels > 0:
