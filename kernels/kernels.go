@@ -63,6 +63,10 @@ type Net interface {
 	Moments(dst, x View)
 	Norm(*Norm)
 	Attention(*Attention)
+	LayerNorm(*LayerNorm)
+	// GEGLU gates one half of the channels by the other: for src = [a | b], dst = a * b * Phi(b), with the cumulative
+	// distribution Phi of the normal distribution, (1 + erf(b / sqrt 2)) / 2.
+	GEGLU(dst, src View)
 	// Resample writes src at twice or half its size: dst = sampling(src). moments is optional [N,1,2,C].
 	Resample(dst, src View, s Sampling, moments View)
 	Nearest(*Nearest)
@@ -214,6 +218,16 @@ type Attention struct {
 	Q, K, V    Heads
 	Heads, Dim int
 	Scale      float32
+}
+
+// LayerNorm normalises every pixel over its channels:
+//
+//	Dst = Gamma * (Src - mean) / sqrt(var + Eps) + Beta
+type LayerNorm struct {
+	Dst, Src View
+	Gamma    View // [1,1,1,C]
+	Beta     View // [1,1,1,C]
+	Eps      float32
 }
 
 // Nearest finds, for every pixel of X, the code vector at the least Euclidean distance, the first of equal ones:

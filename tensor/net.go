@@ -189,6 +189,31 @@ func (d *Device) Attention(q, k, v Heads, heads, dim int, scale float32) *Tensor
 	return out
 }
 
+// LayerNorm normalises every pixel of t over its channels, with gamma and beta [1,1,1,C]; see kernels.LayerNorm.
+func (t *Tensor) LayerNorm(gamma, beta *Tensor, eps float32) *Tensor {
+	const op = "tensor.LayerNorm"
+	if want := [4]int{1, 1, 1, t.C()}; gamma.Shape() != want || beta.Shape() != want {
+		Fail(op, "gamma %v and beta %v given for %d channels", gamma, beta, t.C())
+	}
+	src := t.d.view(op, t)
+	out := t.d.New(t.N(), t.H(), t.W(), t.C())
+	t.d.b.LayerNorm(&kernels.LayerNorm{Dst: out.v, Src: src, Gamma: t.d.view(op, gamma), Beta: t.d.view(op, beta), Eps: eps})
+	return out
+}
+
+// GEGLU gates the first half of t's channels by the GELU of the second (Shazeer, arXiv 2002.05202): [N,H,W,2C] to
+// [N,H,W,C].
+func (t *Tensor) GEGLU() *Tensor {
+	const op = "tensor.GEGLU"
+	if t.C()%2 != 0 {
+		Fail(op, "%v has an odd number of channels: expected values and as many gates", t)
+	}
+	src := t.d.view(op, t)
+	out := t.d.New(t.N(), t.H(), t.W(), t.C()/2)
+	t.d.b.GEGLU(out.v, src)
+	return out
+}
+
 // Resample returns the tensor at twice (nearest) or half (2x2 mean) its size, with its moments.
 func (t *Tensor) Resample(s kernels.Sampling) *Tensor {
 	const op = "tensor.Resample"

@@ -176,6 +176,18 @@ func (b *Backend) Attention(a *kernels.Attention) {
 	}, func() { b.Backend.Attention(a) })
 }
 
+func (b *Backend) LayerNorm(a *kernels.LayerNorm) {
+	b.measure(Row{
+		Op: "layernorm", Shape: fmt.Sprint(a.Src.C), place: at(a.Src, kernels.Same, 1), Bytes: bytes(a.Src, a.Gamma, a.Beta, a.Dst),
+	}, func() { b.Backend.LayerNorm(a) })
+}
+
+func (b *Backend) GEGLU(dst, src kernels.View) {
+	b.measure(Row{
+		Op: "geglu", Shape: fmt.Sprint(dst.C), place: at(dst, kernels.Same, 1), Bytes: bytes(src, dst),
+	}, func() { b.Backend.GEGLU(dst, src) })
+}
+
 func (b *Backend) Norm(a *kernels.Norm) {
 	b.measure(Row{
 		Op: "norm", Shape: side(a.Moments),

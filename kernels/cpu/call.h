@@ -13,6 +13,8 @@ static void call_attention_pack(const level *l, const attention_args *a, int n, 
 static long call_attention_scratch(const level *l, const attention_args *a) { return l->attention_scratch(a); }
 static int call_attention_rows(const level *l) { return l->attention_rows(); }
 static void call_attention_task(const level *l, const attention_args *a, int n, int h, int b, float *scratch) { l->attention_task(a, n, h, b, scratch); }
+static void call_layer_norm(const level *l, const float *src, float *dst, long pixels, int c, const float *gamma, const float *beta, float eps) { l->layer_norm(src, dst, pixels, c, gamma, beta, eps); }
+static void call_geglu(const level *l, const float *src, float *dst, long pixels, int c) { l->geglu(src, dst, pixels, c); }
 static void call_resample(const level *l, const float *src, float *dst, int h, int w, int c, int s, int y0, int y1) { l->resample(src, dst, h, w, c, s, y0, y1); }
 static void call_nearest(const level *l, const float *x, const float *codes, float *dst, float *index, long pixels, int dim, int count) { l->nearest(x, codes, dst, index, pixels, dim, count); }
 static void call_blend(const level *l, const blend_args *a, long i0, long i1) { l->blend(a, i0, i1); }

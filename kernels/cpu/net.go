@@ -220,6 +220,28 @@ func (b *Backend) Attention(k *kernels.Attention) {
 	})
 }
 
+// bands runs f over groups of pixels of about a chunk of elements in all images, of v and of what has its pixels.
+func (b *Backend) bands(v kernels.View, f func(first, n int)) {
+	pixels := v.N * v.Pixels()
+	per := max(1, chunk/v.C)
+	b.each((pixels+per-1)/per, 0, func(t int, _ []float32) { f(t*per, min(per, pixels-t*per)) })
+}
+
+// LayerNorm runs bands of pixels.
+func (b *Backend) LayerNorm(a *kernels.LayerNorm) {
+	b.bands(a.Src, func(first, n int) {
+		at := first * a.Src.C
+		C.call_layer_norm(b.lv, ptr(floats(a.Src)[at:]), ptr(floats(a.Dst)[at:]), C.long(n), C.int(a.Src.C), cfloats(a.Gamma), cfloats(a.Beta), C.float(a.Eps))
+	})
+}
+
+// GEGLU runs bands of pixels.
+func (b *Backend) GEGLU(dst, src kernels.View) {
+	b.bands(dst, func(first, n int) {
+		C.call_geglu(b.lv, ptr(floats(src)[first*src.C:]), ptr(floats(dst)[first*dst.C:]), C.long(n), C.int(dst.C))
+	})
+}
+
 // Resample runs bands of rows.
 func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments kernels.View) {
 	const rows = 16

@@ -60,6 +60,8 @@ func (*plan) Conv2D(*kernels.Conv2D)                                         {}
 func (*plan) Moments(_, _ kernels.View)                                      {}
 func (*plan) Norm(*kernels.Norm)                                             {}
 func (*plan) Attention(*kernels.Attention)                                   {}
+func (*plan) LayerNorm(*kernels.LayerNorm)                                   {}
+func (*plan) GEGLU(_, _ kernels.View)                                        {}
 func (*plan) Resample(_, _ kernels.View, _ kernels.Sampling, _ kernels.View) {}
 func (*plan) Nearest(*kernels.Nearest)                                       {}
 func (*plan) Blend(*kernels.Blend)                                           {}

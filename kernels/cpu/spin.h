@@ -83,6 +83,8 @@ typedef struct {
 	long (*attention_scratch)(const attention_args *);
 	int (*attention_rows)(void); // queries per task
 	void (*attention_task)(const attention_args *, int n, int head, int block, float *scratch);
+	void (*layer_norm)(const float *src, float *dst, long pixels, int c, const float *gamma, const float *beta, float eps);
+	void (*geglu)(const float *src, float *dst, long pixels, int c);
 	void (*resample)(const float *src, float *dst, int h, int w, int c, int sampling, int y0, int y1);
 	void (*nearest)(const float *x, const float *codes, float *dst, float *index, long pixels, int dim, int count);
 	void (*blend)(const blend_args *, long i0, long i1);

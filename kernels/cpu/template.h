@@ -3,6 +3,7 @@
 #include "conv_template.h"
 #include "winograd_template.h"
 #include "attention_template.h"
+#include "transformer_template.h"
 #include "nearest_template.h"
 #include "image_template.h"
 #include "peak_template.h"
@@ -15,7 +16,8 @@ const level *LEVEL(void) {
 		.moments = moments, .moments_join = moments_join, .halve = halve,
 		.attention_packed = attention_packed, .attention_pack = attention_pack, .attention_scratch = attention_scratch,
 		.attention_rows = attention_rows, .attention_task = attention_task,
-		.nearest = nearest, .resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
+		.layer_norm = layer_norm, .geglu = geglu, .nearest = nearest,
+		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
 		.fma_chains = fma_chains,
 		.fft_rows = fft_rows, .fft_columns = fft_columns,

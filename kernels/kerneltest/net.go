@@ -119,7 +119,8 @@ func Net(t *testing.T, b kernels.Backend) {
 		for _, c := range []struct {
 			name string
 			run  func(*pixels)
-		}{{"Attention", (*pixels).attention}, {"Moments", (*pixels).moments}, {"Norm", (*pixels).norm}, {"Resample", (*pixels).resample}, {"Nearest", (*pixels).nearest}} {
+		}{{"Attention", (*pixels).attention}, {"Moments", (*pixels).moments}, {"Norm", (*pixels).norm}, {"Resample", (*pixels).resample}, {"Nearest", (*pixels).nearest},
+			{"LayerNorm", (*pixels).layerNorm}, {"GEGLU", (*pixels).geglu}} {
 			p.what = fmt.Sprintf("%s, seed %d", c.name, seed)
 			c.run(p)
 		}
@@ -467,6 +468,44 @@ func (p *pixels) norm() {
 	p.ref.Norm(&want)
 	ref := p.reference(dst.want)
 	p.near(dst.got, dst.want, func(i int) float64 { return 16 * unit * (math.Abs(float64(ref[i])) + 4) })
+}
+
+// layerNorm: a naive loop rounds its sum of c squares c times, vectors have a quarter of that or less, and the root
+// halves what is left; deviations from a mean that is itself rounded count as small.
+func (p *pixels) layerNorm() {
+	r := p.rng
+	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(12), 1 + r.IntN(30), []int{1, 3, 16, 40, 67, 320, 1 + r.IntN(100)}[r.IntN(7)]}
+	mean := []float64{0, 1, 100}[r.IntN(3)]
+	c := shape[3]
+	src := p.put(shape, p.normal(shape[0]*shape[1]*shape[2]*c, 1, mean))
+	gamma, beta := p.random([4]int{1, 1, 1, c}), p.random([4]int{1, 1, 1, c})
+	dst := p.put(shape, nil)
+	p.b.LayerNorm(&kernels.LayerNorm{Dst: dst.got, Src: src.got, Gamma: gamma.got, Beta: beta.got, Eps: 1e-5})
+	p.ref.LayerNorm(&kernels.LayerNorm{Dst: dst.want, Src: src.want, Gamma: gamma.want, Beta: beta.want, Eps: 1e-5})
+	p.untouched(src, gamma, beta)
+	ref := p.reference(dst.want)
+	p.near(dst.got, dst.want, func(i int) float64 {
+		g, b := math.Abs(float64(gamma.data[i%c])), math.Abs(float64(beta.data[i%c]))
+		return (8 + float64(c)/8) * unit * (math.Abs(float64(ref[i])) + g + 2*b)
+	})
+}
+
+// geglu: rounding b^2/2 by one unit moves the exponential by that many units; the polynomial, the quotient, the
+// exponential and the products have about 12 more. Below the smallest normal number nothing is promised.
+func (p *pixels) geglu() {
+	r := p.rng
+	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(12), 1 + r.IntN(30), 1 + r.IntN(70)}
+	n, c := shape[0]*shape[1]*shape[2], shape[3]
+	src := p.put([4]int{shape[0], shape[1], shape[2], 2 * c}, p.normal(2*n*c, []float64{0.1, 1, 4, 30}[r.IntN(4)], 0))
+	dst := p.put(shape, nil)
+	p.b.GEGLU(dst.got, src.got)
+	p.ref.GEGLU(dst.want, src.want)
+	p.untouched(src)
+	ref := p.reference(dst.want)
+	p.near(dst.got, dst.want, func(i int) float64 {
+		b := float64(src.data[i/c*2*c+c+i%c])
+		return (12+b*b)*unit*math.Abs(float64(ref[i])) + 1e-33
+	})
 }
 
 func (p *pixels) resample() {

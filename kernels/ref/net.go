@@ -281,6 +281,38 @@ func (*Backend) Attention(a *kernels.Attention) {
 	}
 }
 
+// LayerNorm takes the mean of a pixel, then the squared deviations from it.
+func (*Backend) LayerNorm(a *kernels.LayerNorm) {
+	c := a.Src.C
+	src, dst, gamma, beta := floats(a.Src), floats(a.Dst), floats(a.Gamma), floats(a.Beta)
+	each(len(src)/c, func(p int) {
+		x, out := src[p*c:][:c], dst[p*c:][:c]
+		var mean, dev float64
+		for _, v := range x {
+			mean += float64(v) / float64(c)
+		}
+		for _, v := range x {
+			dev += (float64(v) - mean) * (float64(v) - mean)
+		}
+		inv := 1 / math.Sqrt(dev/float64(c)+float64(a.Eps))
+		for k, v := range x {
+			out[k] = float32(float64(gamma[k])*(float64(v)-mean)*inv + float64(beta[k]))
+		}
+	})
+}
+
+// GEGLU uses erfc, which loses nothing where Phi is small.
+func (*Backend) GEGLU(dst, src kernels.View) {
+	c := dst.C
+	x, out := floats(src), floats(dst)
+	each(len(out)/c, func(p int) {
+		for k := range c {
+			a, b := float64(x[2*p*c+k]), float64(x[2*p*c+c+k])
+			out[p*c+k] = float32(a * b * math.Erfc(-b/math.Sqrt2) / 2)
+		}
+	})
+}
+
 // Resample writes sampling(src).
 func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments kernels.View) {
 	each(src.N, func(n int) {
