@@ -34,7 +34,7 @@ func LoadAutoencoder(d *tensor.Device, s *weights.Scope, c AutoencoderConfig, o 
 	if o.ImageSize == 0 {
 		o.ImageSize = 256
 	}
-	l := loader{d, s, o.ImageSize, new([]float32)}
+	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
 	a = &Autoencoder{Config: c, latent: newLatent(d, c.EmbedDim, c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd)}
 	a.encoder = l.encoder(c)
 	a.loadQuantConv(l.at("quant_conv"))

@@ -30,7 +30,7 @@ func LoadAutoencoderTiny(d *tensor.Device, s *weights.Scope, c TinyConfig, o Loa
 	if o.ImageSize == 0 {
 		o.ImageSize = 256
 	}
-	l := loader{d, s, o.ImageSize, new([]float32)}
+	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
 	return &AutoencoderTiny{
 		Config: c, latent: newLatent(d, c.LatentChannels, c.ScaleFactor, c.ShiftFactor, nil, nil),
 		encoder: l.tinyEncoder(c), decoder: l.tinyDecoder(c),

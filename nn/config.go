@@ -63,6 +63,36 @@ func (c UNetConfig) attends(ds int) bool {
 	return false
 }
 
+// general describes the same network in words that also fit those of latent-diffusion and diffusers.
+func (c UNetConfig) general() LatentUNetConfig {
+	g := LatentUNetConfig{
+		InChannels: c.InChannels, OutChannels: c.OutChannels, ModelChannels: c.ModelChannels, StemChannels: c.channels(0),
+		TimeEmbedDim: 4 * c.ModelChannels, NumResBlocks: c.NumResBlocks, MiddleAttention: AttendSelf,
+		UseNewAttentionOrder: c.UseNewAttentionOrder, UseScaleShiftNorm: c.UseScaleShiftNorm, NumClasses: c.NumClasses,
+		DownsamplePadding: PadBoth, NormGroups: groups, NormEps: 1e-5, MiddleNormGroups: groups, TimeCosFirst: true,
+	}
+	sampling := SamplePlain
+	switch {
+	case c.ResBlockUpDown:
+		sampling = SampleResBlock
+	case c.ConvResample:
+		sampling = SampleConv
+	}
+	for level := range c.ChannelMult {
+		ch, attention := c.channels(level), AttendNone
+		if c.attends(1 << level) {
+			attention = AttendSelf
+		}
+		g.Channels = append(g.Channels, ch)
+		g.DownAttention, g.UpAttention = append(g.DownAttention, attention), append(g.UpAttention, attention)
+		g.Heads, g.upHeads = append(g.Heads, c.heads(ch, false)), append(g.upHeads, c.heads(ch, true))
+		if level > 0 {
+			g.DownSample, g.UpSample = append(g.DownSample, sampling), append(g.UpSample, sampling)
+		}
+	}
+	return g
+}
+
 // groups is the number of groups of every GroupNorm of guided-diffusion.
 const groups = 32
 

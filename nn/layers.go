@@ -12,6 +12,17 @@ type loader struct {
 	s    *weights.Scope
 	size int // pixels along an edge of the image that the network was made for, 0 if unknown; see kernels.ConvWeights
 	buf  *[]float32
+	conventions
+}
+
+// conventions are what all blocks of a network have in common.
+type conventions struct {
+	groups      int     // of a GroupNorm
+	eps         float64 // of a GroupNorm
+	embed       int     // width of the embedding of time
+	modulate    bool    // the embedding scales and shifts a block's second norm; otherwise it is added before it
+	newOrder    bool    // channels of qkv are [q|k|v][head]; otherwise [head][q|k|v]
+	rightBottom bool    // convolutions of stride 2 pad on the right and at the bottom only; otherwise on all sides
 }
 
 // weight reads the weights of a convolution into the one buffer that all share: preparing them makes a copy.
@@ -54,15 +65,20 @@ func (l loader) convEnd(in, out, ds int) *tensor.Kernel {
 	})
 }
 
-// groupNorm is group normalisation.
+// groupNorm is group normalisation; without groups, none at all.
 type groupNorm struct {
 	gamma, beta *tensor.Tensor
 	groups      int
 	eps         float32
 }
 
-// groupNorm reads GroupNorm(32) with eps 1e-5, as everywhere in guided-diffusion.
-func (l loader) groupNorm(channels int) groupNorm { return l.norm(channels, groups, 1e-5) }
+// groupNorm reads a norm of the network's convention.
+func (l loader) groupNorm(channels int) groupNorm {
+	if l.groups == 0 {
+		return groupNorm{}
+	}
+	return l.norm(channels, l.groups, l.eps)
+}
 
 func (l loader) norm(channels, groups int, eps float64) groupNorm {
 	return groupNorm{l.d.Vector(l.s.Floats("weight", channels)), l.d.Vector(l.s.Floats("bias", channels)), groups, float32(eps)}
@@ -70,10 +86,13 @@ func (l loader) norm(channels, groups int, eps float64) groupNorm {
 
 // of is GN([x | skip]), then h*(1+s) + b where modulate = (s, b) is given.
 func (g groupNorm) of(x, skip, modulate *tensor.Tensor) tensor.Input {
+	if g.groups == 0 {
+		return tensor.Input{X: x, Skip: skip}
+	}
 	return x.Device().GroupNorm(x, skip, g.gamma, g.beta, g.groups, g.eps, modulate)
 }
 
-// resBlock is guided-diffusion's ResBlock. sampling is Up2 or Down2 in the blocks that replace the resampling layers.
+// resBlock is the ResBlock of UNets. sampling is Up2 or Down2 in the blocks that replace the resampling layers.
 type resBlock struct {
 	norm1    groupNorm
 	conv1    *tensor.Kernel
@@ -85,15 +104,15 @@ type resBlock struct {
 	modulate bool // the embedding scales and shifts norm2; otherwise it is added before it
 }
 
-func (l loader) resBlock(c UNetConfig, in, out, ds int, s kernels.Sampling) *resBlock {
-	b := &resBlock{sampling: s, modulate: c.UseScaleShiftNorm}
+func (l loader) resBlock(in, out, ds int, s kernels.Sampling) *resBlock {
+	b := &resBlock{sampling: s, modulate: l.modulate}
 	b.norm1 = l.at("in_layers", 0).groupNorm(in)
 	b.conv1 = l.at("in_layers", 2).conv(in, out, 3, 1, ds, s == kernels.Up2)
 	embed := out
 	if b.modulate {
 		embed = 2 * out
 	}
-	b.emb = l.at("emb_layers", 1).linear(4*c.ModelChannels, embed)
+	b.emb = l.at("emb_layers", 1).linear(l.embed, embed)
 	b.norm2 = l.at("out_layers", 0).groupNorm(out)
 	b.conv2 = l.at("out_layers", 3).conv(out, out, 3, 1, ds, false)
 	if in != out {
@@ -121,7 +140,7 @@ func (b *resBlock) forward(x, skip, emb *tensor.Tensor) (out *tensor.Tensor) {
 	return d.Conv2D(b.conv2, second.SiLU(), res)
 }
 
-// attention is guided-diffusion's AttentionBlock.
+// attention is guided-diffusion's AttentionBlock, and diffusers' with its matrices stacked.
 type attention struct {
 	norm      groupNorm
 	qkv, proj *tensor.Kernel
@@ -129,10 +148,10 @@ type attention struct {
 	newOrder  bool // channels of qkv are [q|k|v][head]; otherwise [head][q|k|v]
 }
 
-func (l loader) attention(c UNetConfig, channels, ds int, up bool) *attention {
+func (l loader) attention(channels, heads, ds int) *attention {
 	return &attention{
 		norm: l.at("norm").groupNorm(channels), qkv: l.at("qkv").conv1d(channels, 3*channels, ds),
-		proj: l.at("proj_out").conv1d(channels, channels, ds), heads: c.heads(channels, up), newOrder: c.UseNewAttentionOrder,
+		proj: l.at("proj_out").conv1d(channels, channels, ds), heads: heads, newOrder: l.newOrder,
 	}
 }
 
@@ -151,19 +170,21 @@ func (a *attention) forward(x *tensor.Tensor) (out *tensor.Tensor) {
 	return d.Conv2D(a.proj, tensor.Input{X: h}, tensor.Epilogue{Residual: x, Moments: true})
 }
 
-// resample is guided-diffusion's Upsample or Downsample: a convolution of stride 2 or after enlarging, or, without one
-// (conv_resample false), the mean of 2x2 pixels or plain repetition.
+// resample is the Upsample or Downsample of UNets: a convolution of stride 2 or after enlarging, or, without one, the
+// mean of 2x2 pixels or plain repetition.
 type resample struct {
 	conv *tensor.Kernel
 	up   bool
 }
 
-func (l loader) resample(c UNetConfig, channels, ds int, up bool) *resample {
+func (l loader) resample(kind string, channels, ds int, up bool) *resample {
 	r := &resample{up: up}
 	switch {
-	case c.ConvResample && up:
+	case kind == SampleConv && up:
 		r.conv = l.at("conv").conv(channels, channels, 3, 1, ds, true)
-	case c.ConvResample:
+	case kind == SampleConv && l.rightBottom:
+		r.conv = l.at("op").convEnd(channels, channels, ds)
+	case kind == SampleConv:
 		r.conv = l.at("op").conv(channels, channels, 3, 2, ds, false)
 	}
 	return r

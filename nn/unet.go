@@ -14,16 +14,17 @@ func invSqrt(n int) float64 { return 1 / math.Sqrt(float64(n)) }
 
 // block is one entry of input_blocks, middle_block or output_blocks: at most one layer of each kind, in this order.
 type block struct {
-	name   string
-	conv   *tensor.Kernel // the very first layer
-	res    *resBlock
-	attn   *attention
-	res2   *resBlock // resampling in an upward block, second half of the middle
-	sample *resample
+	name        string
+	conv        *tensor.Kernel // the very first layer
+	res         *resBlock
+	attn        *attention
+	transformer *transformer
+	res2        *resBlock // resampling in an upward block, second half of the middle
+	sample      *resample
 }
 
 // forward runs the layers over h, the first one beside skip. h itself stays.
-func (b *block) forward(h, skip, emb *tensor.Tensor, trace func(string, *tensor.Tensor)) (out *tensor.Tensor) {
+func (b *block) forward(h, skip, emb, context *tensor.Tensor, trace tracer) (out *tensor.Tensor) {
 	d := h.Device()
 	defer d.Tidy(&out)()
 	if b.conv != nil {
@@ -32,14 +33,17 @@ func (b *block) forward(h, skip, emb *tensor.Tensor, trace func(string, *tensor.
 	if b.res != nil {
 		h = b.res.forward(h, skip, emb)
 	}
-	if trace != nil && b.name == "middle_block" {
-		trace("middle_block.0", h)
+	if b.name == "middle_block" {
+		trace.see("middle_block.0", h)
 	}
 	if b.attn != nil {
 		h = b.attn.forward(h)
 	}
-	if trace != nil && b.name == "middle_block" {
-		trace("middle_block.1", h)
+	if b.transformer != nil {
+		h = b.transformer.forward(h, context)
+	}
+	if b.name == "middle_block" {
+		trace.see("middle_block.1", h)
 	}
 	if b.res2 != nil {
 		h = b.res2.forward(h, nil, emb)
@@ -50,28 +54,30 @@ func (b *block) forward(h, skip, emb *tensor.Tensor, trace func(string, *tensor.
 	return h
 }
 
+// tracer sees the outputs of blocks by name; nil sees nothing.
+type tracer func(name string, x *tensor.Tensor)
+
+func (t tracer) see(name string, x *tensor.Tensor) {
+	if t != nil {
+		t(name, x)
+	}
+}
+
 // UNet is the guided-diffusion UNetModel.
 type UNet struct {
 	Config UNetConfig
 	// Trace, where set, sees the time embedding and every block's output under its upstream name, for comparisons.
 	Trace func(name string, x *tensor.Tensor)
 
-	d            *tensor.Device
-	time1, time2 *tensor.Kernel
-	labels       []float32 // label_emb, one row of 4*ModelChannels per class
-	input        []*block
-	middle       *block
-	output       []*block
-	norm         groupNorm
-	out          *tensor.Kernel
-	outChannels  int
+	unet
 }
 
 // LoadOptions says how much of a network to load.
 type LoadOptions struct {
 	// MeanOnly leaves out the output channels of a learned variance, so that the network computes eps alone.
 	MeanOnly bool
-	// ImageSize is the edge that the network will mostly see; a hint for the choice of algorithms. 0: 256.
+	// ImageSize is the edge that the network will mostly see; a hint for the choice of algorithms. 0: 256, or 64 where
+	// the images are latents.
 	ImageSize int
 }
 
@@ -85,63 +91,101 @@ func LoadUNet(d *tensor.Device, s *weights.Scope, c UNetConfig, o LoadOptions) (
 	if o.ImageSize == 0 {
 		o.ImageSize = 256
 	}
-	l := loader{d, s, o.ImageSize, new([]float32)}
-	u = &UNet{Config: c, d: d}
-	width := 4 * c.ModelChannels
-	u.time1 = l.at("time_embed", 0).linear(c.ModelChannels, width)
-	u.time2 = l.at("time_embed", 2).linear(width, width)
+	return &UNet{Config: c, unet: loadUNet(d, s, c.general(), o)}, nil
+}
+
+// Forward maps x [N,H,W,InChannels] at timesteps t (one, or one for each image; they may be fractional) and class labels
+// y to the network's output [N,H,W,OutChannels]. It panics with *tensor.Error on misuse; see Predict.
+func (u *UNet) Forward(x *tensor.Tensor, t []float64, y []int) *tensor.Tensor {
+	u.checkInput("nn.UNet", x, t, y)
+	return u.forward(x, t, y, nil, u.Trace)
+}
+
+// Predict is Forward with an error in place of a panic.
+func (u *UNet) Predict(x *tensor.Tensor, t []float64, y []int) (out *tensor.Tensor, err error) {
+	defer tensor.Catch(&err)
+	return u.Forward(x, t, y), nil
+}
+
+// unet is what the UNets of guided-diffusion, latent-diffusion and diffusers have in common: blocks on the way down, a
+// middle, and blocks on the way up, each of which also reads what the way down left at its level.
+type unet struct {
+	d            *tensor.Device
+	config       LatentUNetConfig
+	time1, time2 *tensor.Kernel
+	labels       []float32 // label_emb, one row of TimeEmbedDim per class
+	input        []*block
+	middle       *block
+	output       []*block
+	norm         groupNorm
+	out          *tensor.Kernel
+	outChannels  int
+}
+
+// loadUNet reads a UNet whose configuration has been checked.
+func loadUNet(d *tensor.Device, s *weights.Scope, c LatentUNetConfig, o LoadOptions) unet {
+	l := loader{d, s, o.ImageSize, new([]float32), conventions{
+		groups: c.NormGroups, eps: c.NormEps, embed: c.TimeEmbedDim, modulate: c.UseScaleShiftNorm,
+		newOrder: c.UseNewAttentionOrder, rightBottom: c.DownsamplePadding == PadRightBottom,
+	}}
+	u := unet{d: d, config: c}
+	u.time1 = l.at("time_embed", 0).linear(c.ModelChannels, c.TimeEmbedDim)
+	u.time2 = l.at("time_embed", 2).linear(c.TimeEmbedDim, c.TimeEmbedDim)
 	if c.NumClasses > 0 {
-		u.labels = slices.Clone(s.At("label_emb").Floats("weight", c.NumClasses, width)) // the file may be closed
+		u.labels = slices.Clone(s.At("label_emb").Floats("weight", c.NumClasses, c.TimeEmbedDim)) // the file may be closed
 	}
-	ch, ds := c.channels(0), 1
+	ch, ds := c.Stem(), 1
 	skips := []int{ch}
 	u.input = []*block{{name: "input_blocks.0", conv: l.at("input_blocks", 0, 0).conv(c.InChannels, ch, 3, 1, 1, false)}}
 	add := func(b *block) {
+		b.name = fmt.Sprint("input_blocks.", len(u.input))
 		u.input = append(u.input, b)
 		skips = append(skips, ch)
 	}
-	for level := range c.ChannelMult {
+	for level, width := range c.Channels {
 		for range c.NumResBlocks {
 			in := l.at("input_blocks", len(u.input))
-			b := &block{name: fmt.Sprint("input_blocks.", len(u.input)), res: in.at(0).resBlock(c, ch, c.channels(level), ds, kernels.Same)}
-			ch = c.channels(level)
-			if c.attends(ds) {
-				b.attn = in.at(1).attention(c, ch, ds, false)
-			}
+			b := &block{res: in.at(0).resBlock(ch, width, ds, kernels.Same)}
+			b.attend(in.at(1), c, c.DownAttention[level], level, c.Heads, ds)
+			ch = width
 			add(b)
 		}
-		if level < len(c.ChannelMult)-1 {
+		if level < len(c.Channels)-1 {
 			ds *= 2
 			in := l.at("input_blocks", len(u.input), 0)
-			b := &block{name: fmt.Sprint("input_blocks.", len(u.input))}
-			if c.ResBlockUpDown {
-				b.res = in.resBlock(c, ch, ch, ds, kernels.Down2)
+			if kind := c.DownSample[level]; kind == SampleResBlock {
+				add(&block{res: in.resBlock(ch, ch, ds, kernels.Down2)})
 			} else {
-				b.sample = in.resample(c, ch, ds, false)
+				add(&block{sample: in.resample(kind, ch, ds, false)})
 			}
-			add(b)
 		}
 	}
-	mid := l.at("middle_block")
-	u.middle = &block{name: "middle_block", res: mid.at(0).resBlock(c, ch, ch, ds, kernels.Same),
-		attn: mid.at(1).attention(c, ch, ds, false), res2: mid.at(2).resBlock(c, ch, ch, ds, kernels.Same)}
-	for level := len(c.ChannelMult) - 1; level >= 0; level-- {
+	mid, last := l.at("middle_block"), len(c.Channels)-1
+	u.middle = &block{name: "middle_block", res: mid.at(0).resBlock(ch, ch, ds, kernels.Same), res2: mid.at(2).resBlock(ch, ch, ds, kernels.Same)}
+	if c.MiddleAttention == AttendSelf {
+		mid.groups = c.MiddleNormGroups
+	}
+	u.middle.attend(mid.at(1), c, c.MiddleAttention, last, c.Heads, ds)
+	upHeads := c.Heads
+	if c.upHeads != nil {
+		upHeads = c.upHeads
+	}
+	for level := last; level >= 0; level-- {
 		for i := range c.NumResBlocks + 1 {
 			skip := skips[len(skips)-1]
 			skips = skips[:len(skips)-1]
 			in, at := l.at("output_blocks", len(u.output)), 1
-			b := &block{name: fmt.Sprint("output_blocks.", len(u.output)), res: in.at(0).resBlock(c, ch+skip, c.channels(level), ds, kernels.Same)}
-			ch = c.channels(level)
-			if c.attends(ds) {
-				b.attn = in.at(at).attention(c, ch, ds, true)
+			b := &block{name: fmt.Sprint("output_blocks.", len(u.output)), res: in.at(0).resBlock(ch+skip, c.Channels[level], ds, kernels.Same)}
+			ch = c.Channels[level]
+			if b.attend(in.at(at), c, c.UpAttention[level], level, upHeads, ds) {
 				at++
 			}
 			if level > 0 && i == c.NumResBlocks {
 				ds /= 2
-				if c.ResBlockUpDown {
-					b.res2 = in.at(at).resBlock(c, ch, ch, ds, kernels.Up2)
+				if kind := c.UpSample[level-1]; kind == SampleResBlock {
+					b.res2 = in.at(at).resBlock(ch, ch, ds, kernels.Up2)
 				} else {
-					b.sample = in.at(at).resample(c, ch, ds, true)
+					b.sample = in.at(at).resample(kind, ch, ds, true)
 				}
 			}
 			u.output = append(u.output, b)
@@ -149,11 +193,24 @@ func LoadUNet(d *tensor.Device, s *weights.Scope, c UNetConfig, o LoadOptions) (
 	}
 	u.norm = l.at("out", 0).groupNorm(ch)
 	u.loadOut(l.at("out", 2).s, ch, o.MeanOnly)
-	return u, nil
+	return u
 }
 
-func (u *UNet) loadOut(s *weights.Scope, ch int, meanOnly bool) {
-	c := u.Config
+// attend reads the attention of a level into the block and reports whether there is one. heads has the number of heads of
+// each level.
+func (b *block) attend(l loader, c LatentUNetConfig, kind string, level int, heads []int, ds int) bool {
+	switch ch := c.Channels[level]; kind {
+	case AttendSelf:
+		b.attn = l.attention(ch, heads[level], ds)
+	case AttendTransformer:
+		l.eps = c.TransformerNormEps
+		b.transformer = l.transformer(ch, c.ContextDim, heads[level], c.Depth(level), ds, c.LinearProjection)
+	}
+	return kind != AttendNone
+}
+
+func (u *unet) loadOut(s *weights.Scope, ch int, meanOnly bool) {
+	c := u.config
 	u.outChannels = c.OutChannels
 	w, b := s.Floats("weight", c.OutChannels, ch, 3, 3), s.Floats("bias", c.OutChannels)
 	if meanOnly && c.OutChannels == 2*c.InChannels {
@@ -163,27 +220,30 @@ func (u *UNet) loadOut(s *weights.Scope, ch int, meanOnly bool) {
 	u.out = u.d.Kernel(kernels.ConvWeights{Weight: w, Bias: b, In: ch, Out: u.outChannels, Size: 3, Stride: 1, Pad: 1})
 }
 
-// embedding is guided-diffusion's timestep_embedding: cosines, then sines, of t times frequencies that fall from 1 to
-// 1/10000. The frequencies and their products with t are rounded to float32, as there: near t = 1000 one unit in the last
-// place moves the embedding by 6e-5.
-func embedding(t []float64, dim int) []float32 {
+// embedding is the sinusoidal embedding of timesteps: cosines and sines, or the other way round, of t times frequencies
+// exp(-ln 10000 * i / (half - shift)). The frequencies and their products with t are rounded to float32, as upstream: near
+// t = 1000 one unit in the last place moves the embedding by 6e-5.
+func embedding(t []float64, dim int, cosFirst bool, shift float64) []float32 {
 	half := dim / 2
 	out := make([]float32, len(t)*dim)
 	for n, t := range t {
+		first, second := out[n*dim:][:half], out[n*dim+half:][:half]
+		if cosFirst {
+			first, second = second, first
+		}
 		for i := range half {
-			exponent := float32(-math.Log(10000)) * float32(i) / float32(half)
+			exponent := float32(-math.Log(10000)) * float32(i) / float32(float64(half)-shift)
 			freq := float32(math.Exp(float64(exponent)))
 			sin, cos := math.Sincos(float64(float32(t) * freq))
-			out[n*dim+i], out[n*dim+half+i] = float32(cos), float32(sin)
+			first[i], second[i] = float32(sin), float32(cos)
 		}
 	}
 	return out
 }
 
 // checkInput fails where x, t and y are not a batch for this network. One t serves the whole batch.
-func (u *UNet) checkInput(x *tensor.Tensor, t []float64, y []int) {
-	const op = "nn.UNet"
-	c := u.Config
+func (u *unet) checkInput(op string, x *tensor.Tensor, t []float64, y []int) {
+	c := u.config
 	if x.C() != c.InChannels {
 		tensor.Fail(op, "input %v has %d channels, the network takes %d", x, x.C(), c.InChannels)
 	}
@@ -211,36 +271,34 @@ func (u *UNet) checkInput(x *tensor.Tensor, t []float64, y []int) {
 	}
 }
 
-// Forward maps x [N,H,W,InChannels] at timesteps t (one, or one for each image; they may be fractional) and class labels
-// y to the network's output [N,H,W,OutChannels]. It panics with *tensor.Error on misuse; see Predict.
-func (u *UNet) Forward(x *tensor.Tensor, t []float64, y []int) (out *tensor.Tensor) {
-	u.checkInput(x, t, y)
+// forward maps x [N,H,W,InChannels] to [N,H,W,OutChannels]. context [N,1,L,ContextDim] is for the transformers.
+func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *tensor.Tensor, trace tracer) (out *tensor.Tensor) {
 	d := u.d
 	defer d.Tidy(&out)()
-	emb := u.embed(x.N(), t, y)
+	emb := u.embed(x.N(), t, y, trace)
 	h := x
 	skips := make([]*tensor.Tensor, 0, len(u.input))
 	for _, b := range u.input {
-		h = b.forward(h, nil, emb, u.Trace)
-		u.trace(b.name, h)
+		h = b.forward(h, nil, emb, context, trace)
+		trace.see(b.name, h)
 		skips = append(skips, h)
 	}
-	h = u.middle.forward(h, nil, emb, u.Trace)
-	u.trace(u.middle.name, h)
+	h = u.middle.forward(h, nil, emb, context, trace)
+	trace.see(u.middle.name, h)
 	for _, b := range u.output {
 		skip := skips[len(skips)-1]
 		skips = skips[:len(skips)-1]
-		next := b.forward(h, skip, emb, u.Trace)
+		next := b.forward(h, skip, emb, context, trace)
 		h.Free() // at once: the later, larger images need the memory
 		skip.Free()
 		h = next
-		u.trace(b.name, h)
+		trace.see(b.name, h)
 	}
 	return d.Conv2D(u.out, u.norm.of(h, nil, nil).SiLU(), tensor.Epilogue{})
 }
 
-// embed is time_embed(t) + label_emb(y), [N,1,1,4*ModelChannels]; a single row where it is the same for all images.
-func (u *UNet) embed(n int, t []float64, y []int) (emb *tensor.Tensor) {
+// embed is time_embed(t) + label_emb(y), [N,1,1,TimeEmbedDim]; a single row where it is the same for all images.
+func (u *unet) embed(n int, t []float64, y []int, trace tracer) (emb *tensor.Tensor) {
 	d := u.d
 	defer d.Tidy(&emb)()
 	if !slices.ContainsFunc(t, func(v float64) bool { return v != t[0] }) {
@@ -251,12 +309,13 @@ func (u *UNet) embed(n int, t []float64, y []int) (emb *tensor.Tensor) {
 			t = append(t[:len(t):len(t)], t[0])
 		}
 	}
-	c := u.Config.ModelChannels
-	h := d.Conv2D(u.time1, tensor.Input{X: d.From(embedding(t, c), len(t), 1, 1, c)}, tensor.Epilogue{})
+	c := u.config
+	sinusoids := d.From(embedding(t, c.ModelChannels, c.TimeCosFirst, c.TimeFreqShift), len(t), 1, 1, c.ModelChannels)
+	h := d.Conv2D(u.time1, tensor.Input{X: sinusoids}, tensor.Epilogue{})
 	emb = d.Conv2D(u.time2, tensor.Input{X: h}.SiLU(), tensor.Epilogue{})
-	u.trace("time_embed", emb)
+	trace.see("time_embed", emb)
 	if len(y) > 0 {
-		width := 4 * c
+		width := c.TimeEmbedDim
 		rows := make([]float32, 0, n*width)
 		for _, y := range y {
 			rows = append(rows, u.labels[y*width:][:width]...)
@@ -266,20 +325,8 @@ func (u *UNet) embed(n int, t []float64, y []int) (emb *tensor.Tensor) {
 	return emb
 }
 
-func (u *UNet) trace(name string, x *tensor.Tensor) {
-	if u.Trace != nil {
-		u.Trace(name, x)
-	}
-}
-
-// Predict is Forward with an error in place of a panic.
-func (u *UNet) Predict(x *tensor.Tensor, t []float64, y []int) (out *tensor.Tensor, err error) {
-	defer tensor.Catch(&err)
-	return u.Forward(x, t, y), nil
-}
-
 // Device is where the network lives.
-func (u *UNet) Device() *tensor.Device { return u.d }
+func (u *unet) Device() *tensor.Device { return u.d }
 
 // OutChannels is the number of channels that Forward returns: those of eps alone where the variance was left out.
-func (u *UNet) OutChannels() int { return u.outChannels }
+func (u *unet) OutChannels() int { return u.outChannels }
