@@ -2,10 +2,7 @@ package parity
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"path/filepath"
-	"slices"
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/nn"
@@ -120,53 +117,16 @@ func LoadFirstStage(d *tensor.Device, file string) (nn.FirstStage, error) {
 	return c.LoadFirstStage(d, nn.LoadOptions{})
 }
 
-// firstStage computes the runs of a case that belong to its first stage; the others are skipped.
-func (c *Case) firstStage(d *tensor.Device, override string) (results []Result, saved []Saved, err error) {
-	files := c.Weights
-	if override != "" {
-		files = []WeightsFile{{File: override}}
+// stageRunner runs functions of the first stage of a weights file.
+func (c *Case) stageRunner(d *tensor.Device, file string) (runner, error) {
+	stage, err := LoadFirstStage(d, file)
+	if err == nil && stage == nil {
+		err = fmt.Errorf("the first stage is %w", errAbsent)
 	}
-	for _, w := range files {
-		path := w.File
-		if override == "" {
-			path = filepath.Join(c.Dir, w.File)
-		}
-		stage, err := LoadFirstStage(d, path)
-		if err != nil {
-			return nil, nil, err
-		}
-		all := Saved{}
-		saved = append(saved, all)
-		for _, r := range c.Runs {
-			f, ok := stageFunctions[r.Fn]
-			if !ok || stage == nil {
-				for _, name := range slices.Sorted(maps.Values(r.Outputs)) {
-					results = append(results, Result{Weights: w.File, Array: name, Skipped: fmt.Sprintf("runs of %q are %v", r.Fn, ErrUnsupported)})
-				}
-				continue
-			}
-			out, err := c.stageRun(d, stage, r.Inputs[f.input], f.run)
-			if err != nil {
-				return nil, nil, err
-			}
-			for _, key := range slices.Sorted(maps.Keys(r.Outputs)) {
-				name := r.Outputs[key]
-				got, ok := out[key]
-				if !ok {
-					return nil, nil, fmt.Errorf("%s: a run of %q has no output %q", c.Name, r.Fn, key)
-				}
-				all[name] = got
-				want, _, err := c.Array(name)
-				if err != nil {
-					return nil, nil, err
-				}
-				res := Result{Weights: w.File, Array: name, Limit: c.Tolerance[name]}
-				res.MaxAbs, res.RelL2 = Compare(got.Data, want)
-				results = append(results, res)
-			}
-		}
-	}
-	return results, saved, nil
+	return func(r Run) (Saved, error) {
+		f := stageFunctions[r.Fn]
+		return c.stageRun(d, stage, r.Inputs[f.input], f.run)
+	}, err
 }
 
 func (c *Case) stageRun(d *tensor.Device, s nn.FirstStage, input string, f func(nn.FirstStage, *tensor.Tensor) (Saved, error)) (out Saved, err error) {

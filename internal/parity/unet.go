@@ -156,7 +156,7 @@ func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []
 	case "guided_diffusion_unet":
 		return c.unet(d, weights)
 	case "latent_diffusion", "diffusers":
-		return c.firstStage(d, weights)
+		return c.models(d, weights)
 	case "operator":
 		return c.operatorCase(d)
 	case "operators_photo":
