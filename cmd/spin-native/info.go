@@ -12,7 +12,6 @@ import (
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
 	"github.com/spin-native/spin/weights/photo"
@@ -43,8 +42,8 @@ type componentTable struct {
 	list []weights.Tensor
 }
 
-// memoryTable is what one call on one picture of the network's own size takes, or its way through a first stage and back,
-// in bytes.
+// memoryTable is what one call on one picture, or latent, of the network's own size takes, or a picture's way through a
+// first stage and back, in bytes.
 type memoryTable struct {
 	dryrun.Memory
 	Total   int64  `json:"total"`
@@ -102,7 +101,7 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 			return nil, nil, err
 		}
 		r.Kind, r.Components = "networks", []componentTable{tabulate(checkpoint.RoleUNet, &info, tensorsOf(f))}
-		return r, f, r.memory(name, preset)
+		return r, f, r.memory()
 	}
 	if f, err := weights.Open(name); err == nil {
 		if solver.IsMeasurement(f) {
@@ -122,37 +121,24 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 	r.Kind, r.Notes, r.LeftOut = "networks", m.Notes, m.LeftOut
 	for _, c := range m.Components {
 		r.Components = append(r.Components, tabulate(c.Role, &c.Info, c.Tensors))
-		if c.Role != checkpoint.RoleFirstStage {
-			continue
-		}
-		cost, err := c.Cost()
-		if err != nil {
-			m.Close()
-			return nil, nil, err
-		}
-		r.Components[len(r.Components)-1].Memory = tableOf(cost)
 	}
-	if err := r.memory(name, preset); err != nil {
+	if err := r.memory(); err != nil {
 		m.Close()
 		return nil, nil, err
 	}
 	return r, m, nil
 }
 
-// memory fills in what the UNet of the file takes to run, where this version can run it.
-func (r *infoReport) memory(name, preset string) error {
+// memory fills in what the networks of the file take to run, where this version can run them.
+func (r *infoReport) memory() error {
 	for i, c := range r.Components {
-		if c.Info.Family != familyUNet {
-			continue
-		}
-		p, err := priorFlags{path: name, preset: preset}.open()
+		cost, err := checkpoint.Component{Info: *c.Info, Tensors: c.list}.Cost()
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", r.File, err)
 		}
-		defer p.close()
-		cost, err := p.cost(cpu.Options{}, 1, c.Info.ImageSize, c.Info.ImageSize)
-		r.Components[i].Memory = tableOf(cost)
-		return err
+		if cost.Memory.Total() > 0 {
+			r.Components[i].Memory = tableOf(cost)
+		}
 	}
 	return nil
 }
@@ -210,7 +196,11 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 		row("predicts", "%s%s", i.Prediction, variance)
 		row("pictures", "%s in [%g, %g], trained at %d pixels", i.Color, i.ValueRange[0], i.ValueRange[1], i.ImageSize)
 		if m := c.Memory; m != nil {
-			row("memory to run", "%s at %d x %d (1 picture, %d threads, %s)", m.Memory, i.ImageSize, i.ImageSize, m.Threads, m.Device)
+			what := "picture"
+			if i.Family == checkpoint.FamilyLatent {
+				what = "latent"
+			}
+			row("memory to run", "%s at %d x %d (1 %s, %d threads, %s)", m.Memory, i.ImageSize, i.ImageSize, what, m.Threads, m.Device)
 		}
 		var types []string
 		for t, n := range c.DTypes {

@@ -17,7 +17,13 @@ import (
 // Rehearse loads a guided-diffusion network onto a device that only stands for cpu.Open(o), lets run use it, and tells
 // what all that would have taken. edge is the size of the pictures to come. f may be any file with the network's tensors;
 // their values are not read.
-func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run func(*nn.UNet) error) (cost dryrun.Cost, err error) {
+func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run func(*nn.UNet) error) (dryrun.Cost, error) {
+	return rehearse(o, f, func(d *tensor.Device, s *weights.Scope) (*nn.UNet, error) {
+		return nn.LoadUNet(d, s, c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	}, run)
+}
+
+func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *weights.Scope) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
 	d, err := dryrun.Open(o)
 	if err != nil {
@@ -25,7 +31,7 @@ func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run fun
 	}
 	defer d.Close()
 	shapes := f.ShapesOnly()
-	net, err := nn.LoadUNet(d.Device, shapes.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	net, err := load(d.Device, shapes.Scope())
 	if err == nil {
 		err = shapes.CheckAllRead()
 	}
@@ -39,31 +45,58 @@ func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run fun
 func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (dryrun.Cost, error) {
 	return Rehearse(o, f, c, max(h, w), func(net *nn.UNet) error {
 		m := c.Downsampling()
-		x := net.Device().New(n, (h+m-1)/m*m, (w+m-1)/m*m, c.InChannels)
+		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
 		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)))
 		return err
 	})
 }
 
-// Cost is GuidedCost for one picture of the network's own size on this machine, and for a first stage the cost of encoding
-// and decoding it; zero for families that cannot be run yet.
+// tokens is the length of the context in an estimate: what CLIP makes of every text.
+const tokens = 77
+
+// LatentCost rehearses one call of a network on n latents of h x w.
+func LatentCost(o cpu.Options, f *weights.File, c nn.LatentUNetConfig, n, h, w int) (dryrun.Cost, error) {
+	return rehearse(o, f, func(d *tensor.Device, s *weights.Scope) (*nn.LatentUNet, error) {
+		return nn.LoadLatentUNet(d, s, c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
+	}, func(net *nn.LatentUNet) error {
+		m := c.Downsampling()
+		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
+		var context *tensor.Tensor
+		if c.ContextDim > 0 {
+			context = net.Device().New(n, 1, tokens, c.ContextDim)
+		}
+		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)), context)
+		return err
+	})
+}
+
+func roundUp(n, m int) int { return (n + m - 1) / m * m }
+
+// Cost rehearses one call of the network on one picture, or latent, of its own size on this machine; for a first stage,
+// encoding and decoding it.
 func (c Component) Cost() (dryrun.Cost, error) {
-	switch c.Info.Family {
-	case FamilyGuided:
-	case FamilyKL, FamilyVQ, FamilyTiny:
-		return c.firstStageCost(cpu.Options{}, c.Info.ImageSize, c.Info.ImageSize)
-	default:
-		return dryrun.Cost{}, nil
-	}
-	config, err := nn.ParseUNetConfig(c.Info.Model)
-	if err != nil {
-		return dryrun.Cost{}, err
-	}
 	f, err := weights.FromTensors("model", c.Tensors, nil)
 	if err != nil {
 		return dryrun.Cost{}, err
 	}
-	return GuidedCost(cpu.Options{}, f, config, 1, c.Info.ImageSize, c.Info.ImageSize)
+	size := c.Info.ImageSize
+	switch c.Info.Family {
+	case FamilyGuided:
+		config, err := nn.ParseUNetConfig(c.Info.Model)
+		if err != nil {
+			return dryrun.Cost{}, wrong(err)
+		}
+		return GuidedCost(cpu.Options{}, f, config, 1, size, size)
+	case FamilyLatent:
+		config, err := ParseUNetConfig(c.Info.Model)
+		if err != nil {
+			return dryrun.Cost{}, err
+		}
+		return LatentCost(cpu.Options{}, f, config, 1, size, size)
+	case FamilyKL, FamilyVQ, FamilyTiny:
+		return c.firstStageCost(cpu.Options{}, size, size)
+	}
+	return dryrun.Cost{}, nil
 }
 
 // Block sums up the tensors of one block of a network.
