@@ -152,3 +152,43 @@ func TestFirstStages(t *testing.T) {
 	require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, cpu.UsageOf(b))
 	require.Equal(t, int64(1), d.Stats().Allocs)
 }
+
+// TestLatentExact: the same holds for a UNet of latents with transformers.
+func TestLatentExact(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend does not count")
+	}
+	c := nn.LatentUNetConfig{
+		InChannels: 4, OutChannels: 4, ModelChannels: 32, TimeEmbedDim: 128, Channels: []int{32, 64}, NumResBlocks: 1,
+		DownAttention: []string{"transformer", "self"}, MiddleAttention: "transformer", UpAttention: []string{"transformer", "self"},
+		Heads: []int{2, 4}, ContextDim: 48, TransformerDepth: []int{1, 2}, DownSample: []string{"conv"}, UpSample: []string{"conv"},
+		DownsamplePadding: "right-bottom", NormGroups: 32, NormEps: 1e-5, TransformerNormEps: 1e-6, TimeCosFirst: true,
+	}
+	pass := func(d *tensor.Device, f *weights.File) {
+		net, err := nn.LoadLatentUNet(d, f.Scope(), c, nn.LoadOptions{})
+		require.NoError(t, err)
+		x, context := d.New(1, 16, 16, 4), d.New(1, 1, 7, 48)
+		x.Set(make([]float32, x.Len()))
+		context.Set(make([]float32, context.Len()))
+		out, err := net.Predict(x, []float64{500}, nil, context)
+		require.NoError(t, err)
+		out.Free()
+	}
+	for _, level := range cpu.Levels() {
+		o, f := cpu.Options{Level: level, Threads: 2}, weights.Synthetic("latent", 1)
+		dry, err := dryrun.Open(o)
+		require.NoError(t, err)
+		pass(dry.Device, f.ShapesOnly())
+		want := dry.Cost().Memory
+		require.NoError(t, dry.Close())
+
+		b, err := cpu.Open(o)
+		require.NoError(t, err)
+		d := tensor.NewDevice(b)
+		require.NoError(t, d.Reserve(want.Activations))
+		pass(d, f)
+		require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, cpu.UsageOf(b))
+		require.Equal(t, int64(1), d.Stats().Allocs)
+		require.NoError(t, d.Close())
+	}
+}

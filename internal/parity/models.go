@@ -29,10 +29,12 @@ func (c *Case) runner(d *tensor.Device, fn, file string, loaded map[string]runne
 	case fn == "unet_ema":
 		name, load = fn, func() (runner, error) { return c.latentRunner(d, file, checkpoint.Options{}) }
 	}
-	if loaded[name] == nil {
-		loaded[name], err = load()
+	if r = loaded[name]; r == nil {
+		if r, err = load(); err == nil {
+			loaded[name] = r
+		}
 	}
-	return loaded[name], err
+	return r, err
 }
 
 // models computes a case whose file holds a UNet, a first stage or both, and whose runs name functions of them.

@@ -1,6 +1,7 @@
 package parity_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/kernels/cpu"
@@ -47,6 +49,63 @@ func TestOperators(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, ran, 8)
+}
+
+// TestModels runs every case with a UNet or first stage of latent-diffusion or diffusers, and the single layers.
+func TestModels(t *testing.T) {
+	shared := testkit.Shared(t, "fixtures")
+	d := device(t)
+	skipped := map[string]int{"layers": 11} // softmax and embeddings are no operations by themselves; an odd mean pool
+	for _, pattern := range []string{"ldm_*", "diffusers_*", "layers"} {
+		dirs, err := filepath.Glob(filepath.Join(shared, pattern))
+		require.NoError(t, err)
+		require.NotEmpty(t, dirs)
+		for _, dir := range dirs {
+			c, err := parity.Load(dir)
+			require.NoError(t, err)
+			results, _, err := c.Run(d, "")
+			require.NoError(t, err)
+			require.NoError(t, c.Close())
+			for _, r := range results {
+				require.True(t, r.OK(), "%s: %+v", c.Name, r)
+				if r.Skipped != "" {
+					skipped[c.Name]--
+				}
+			}
+			require.Zero(t, skipped[c.Name], "%s: runs were skipped", c.Name)
+		}
+	}
+}
+
+// TestOtherWeights: weights given in place of the case's may hold a part of its networks.
+func TestOtherWeights(t *testing.T) {
+	shared := testkit.Shared(t, "fixtures")
+	m, err := checkpoint.Open(filepath.Join(shared, "ldm_ffhq_style", "model.ckpt"), checkpoint.Options{RawWeights: true, HeadChannels: 32})
+	require.NoError(t, err)
+	defer m.Close()
+	unet, ok := m.Component(checkpoint.RoleUNet)
+	require.True(t, ok)
+	path := filepath.Join(t.TempDir(), "unet.safetensors")
+	info, err := json.Marshal(unet.Info)
+	require.NoError(t, err)
+	require.NoError(t, weights.Write(path, unet.Tensors, map[string]string{weights.InfoKey: string(info)}))
+
+	c, err := parity.Load(filepath.Join(shared, "ldm_ffhq_style"))
+	require.NoError(t, err)
+	defer c.Close()
+	results, _, err := c.Run(device(t), path)
+	require.NoError(t, err)
+	for _, r := range results {
+		switch r.Array {
+		case "eps", "eps_frac":
+			require.Empty(t, r.Skipped)
+			require.True(t, r.OK(), "%+v", r)
+		case "eps_ema":
+			require.False(t, r.OK(), "the average has other weights")
+		default:
+			require.Contains(t, r.Skipped, "not in this file")
+		}
+	}
 }
 
 // TestDeparture: a wrong weight is found, and saved arrays are those that were compared.

@@ -157,6 +157,8 @@ func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []
 		return c.unet(d, weights)
 	case "latent_diffusion", "diffusers":
 		return c.models(d, weights)
+	case "layers":
+		return c.layersCase(d)
 	case "operator":
 		return c.operatorCase(d)
 	case "operators_photo":
