@@ -5,6 +5,11 @@
 //	net, err := nn.LoadUNet(dev, f.Scope(), config, nn.LoadOptions{})
 //	eps, err := net.Predict(x, []float64{250}, nil)
 //
+// Those of latent diffusion may attend to a context, the tokens of a text or class:
+//
+//	net, err := nn.LoadLatentUNet(dev, f.Scope(), config, nn.LoadOptions{})
+//	eps, err := net.Predict(z, []float64{250}, nil, context)
+//
 // First stages of latent diffusion map pictures to latents and back:
 //
 //	vae, err := nn.LoadAutoencoder(dev, f.Scope(), config, nn.LoadOptions{})
