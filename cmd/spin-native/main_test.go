@@ -458,6 +458,19 @@ func TestCheckAndInfo(t *testing.T) {
 	require.Contains(t, ok(t, "devices"), "cpu")
 }
 
+// TestLatentInfo: the memory of every network of a file.
+func TestLatentInfo(t *testing.T) {
+	file := testkit.Shared(t, "fixtures", "ldm_ffhq_style", "model.ckpt")
+	require.Contains(t, ok(t, "info", file), "at 64 x 64 (1 latent")
+	var r infoReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", file)), &r))
+	require.Len(t, r.Components, 2)
+	for _, c := range r.Components {
+		require.Positive(t, c.Memory.Activations, c.Role)
+		require.Equal(t, c.Memory.Memory.Total(), c.Memory.Total)
+	}
+}
+
 func TestBench(t *testing.T) {
 	prior := tinyPrior(t, nil)
 	args := []string{"bench", "--model", prior, "--size", "32", "--runs", "2"}
