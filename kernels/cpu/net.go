@@ -106,16 +106,14 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		a.skip_weight, a.skip_half, a.skip_bias = sc.packed, flag(sc.half), (*C.float)(sc.bias)
 		a.residual, a.rsampling = a.dst, C.SAME
 	}
-	p := b.plan(&a, k.Dst.N)
+	spans, splits := b.plan(&a, k.Dst.N)
 	units := int(a.units)
 	if k.Moments.Present() {
 		a.moments = ptr(b.grow(&b.shared, k.Dst.N*units*2*c.w.Out))
 	}
-	b.each(k.Dst.N*p.groups*p.splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
-		n, group, split := t/(p.groups*p.splits), t/p.splits%p.groups, t%p.splits
-		u0, u1 := units*group/p.groups, units*(group+1)/p.groups
-		c0 := split * int(a.split)
-		C.call_conv_task(b.lv, &a, C.int(n), C.int(u0), C.int(u1), C.int(c0), C.int(min(c0+int(a.split), c.w.Out)), ptr(scratch))
+	b.each(len(spans)*splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
+		s, c0 := spans[t/splits], t%splits*int(a.split)
+		C.call_conv_task(b.lv, &a, C.int(s.image), C.int(s.from), C.int(s.to), C.int(c0), C.int(min(c0+int(a.split), c.w.Out)), ptr(scratch))
 	})
 	if k.Moments.Present() {
 		b.join(k.Moments, units, int(a.rows)*k.Dst.W, k.Dst.Pixels())

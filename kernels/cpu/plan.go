@@ -67,7 +67,7 @@ func (s shape) cost(lanes, pixels float64) float64 {
 func (s shape) keep(lanes float64) float64 {
 	const cheap = 4 << 20
 	bytes := 4 * float64(s.weights())
-	return (bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
+	return (0.4*bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
 }
 
 // form chooses the algorithm of one convolution: the one of least cost at the number of pixels that the weights will
@@ -94,11 +94,12 @@ func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
 	return best
 }
 
-// plan is how a convolution is dealt out: every image's units in groups, its output channels in splits.
-type plan struct{ groups, splits int }
+// span is units [from, to) of one image.
+type span struct{ image, from, to int }
 
-// plan cuts a convolution into units, by its shape alone, and into tasks, by the number of threads.
-func (b *Backend) plan(a *C.conv_args, images int) plan {
+// plan cuts a convolution into units, by its shape alone, and into tasks, by the number of threads: every span for every
+// one of the splits of the output channels. The spans are valid until the next plan.
+func (b *Backend) plan(a *C.conv_args, images int) (spans []span, splits int) {
 	ceil := func(n, m int) int { return (n + m - 1) / m }
 	s := b.shape(kernels.ConvWeights{In: int(a.cin), Out: int(a.cout), Size: int(a.size)}, kernels.ConvForm(a.form))
 	panels := ceil(int(a.cout), int(b.lv.panel))
@@ -139,19 +140,32 @@ func (b *Backend) plan(a *C.conv_args, images int) plan {
 	}
 	units := ceil(oh, int(a.rows))
 	a.units = C.int(units)
-	p := plan{1, 1}
 	// Waking a thread takes as long as this many products, or reading this many weights.
 	const products, weights = 1 << 21, 1 << 16
 	work := images * oh * ow * int(a.cin*a.cout*a.size*a.size)
-	if b.threads > 1 && (work > products || s.weights() > weights) {
-		want := 4 * b.threads
-		p.groups = min(units, ceil(want, images))
-		if p.groups*images < b.threads || units*images < 3*b.threads && units*images%b.threads != 0 {
-			p.splits = min(panels, ceil(2*b.threads, p.groups*images))
+	threads := b.threads
+	if work <= products && s.weights() <= weights {
+		threads = 1
+	}
+	total := images * units
+	splits = 1
+	if total < threads || total < 3*threads && total%threads != 0 {
+		splits = min(panels, ceil(2*threads, total))
+	}
+	split := ceil(panels, splits)
+	a.split = C.int(split * int(b.lv.panel))
+	// Spans begin long, because neighbours share rows of the input, and end short, so that the threads end together.
+	b.spans = b.spans[:0]
+	for image := range images {
+		for u := 0; u < units; {
+			size := units
+			if threads > 1 {
+				size = ceil(total-image*units-u, 2*threads)
+			}
+			next := min(units, u+size)
+			b.spans = append(b.spans, span{image, u, next})
+			u = next
 		}
 	}
-	split := ceil(panels, p.splits)
-	p.splits = ceil(panels, split)
-	a.split = C.int(split * int(b.lv.panel))
-	return p
+	return b.spans, ceil(panels, split)
 }

@@ -115,7 +115,7 @@ INL int grid_w(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uw 
 INL long winograd_across(const conv_args *a) { return (grid_w(a) + form_m(a->form) - 1) / form_m(a->form); }
 INL long winograd_width(const conv_args *a) { return winograd_across(a) * form_m(a->form) + 2; }
 INL long winograd_pv(const conv_args *a) { return a->tiles * roundup(a->cin, LANES) + 16; }
-INL long winograd_pm(const conv_args *a) { return a->tiles * (roundup(a->split, NR) + NR) + 16; }
+INL long winograd_pm(const conv_args *a) { return a->tiles * roundup(a->split, NR) + 16; }
 
 // tile_in writes B^T d B of the tile at d, channel by channel, to position p of o at o + p*pv.
 INL void tile_in(const int A, const float *d, long row, long cp, float *o, long pv) {
@@ -138,7 +138,7 @@ INL void tile_in(const int A, const float *d, long row, long cp, float *o, long 
 
 INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch, const int A, const int M, const int kernels) {
 	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR), width = winograd_width(a), row = width * cp;
-	const long pv = winograd_pv(a), pm = winograd_pm(a), ks = roundup(a->split, NR) + NR; // columns of M, with slack
+	const long pv = winograd_pv(a), pm = winograd_pm(a), ks = roundup(a->split, NR); // columns of M
 	const int across = winograd_across(a), gh = grid_h(a), gw = grid_w(a), step = kernels == 4 ? 2 : 1, up = a->rows / step;
 	float *add = scratch, *sp = add + addend_scratch(a), *v = sp + sums_scratch(a), *m = v + A * A * pv, *tmp = m + A * A * pm;
 	float *s = tmp + 2L * a->w * cp;
