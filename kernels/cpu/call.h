@@ -4,7 +4,15 @@
 static long call_conv_packed(const level *l, const conv_args *a) { return l->conv_packed(a); }
 static void call_conv_pack(const level *l, const conv_args *a, const float *w, float *p) { l->conv_pack(a, w, p); }
 static long call_conv_scratch(const level *l, const conv_args *a) { return l->conv_scratch(a); }
-static void call_conv_task(const level *l, const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) { l->conv_task(a, n, u0, u1, c0, c1, scratch); }
+// call_conv_tasks takes tasks until there are none left: every span for every one of the splits of the output channels; next is
+// the first that nobody has taken. The loop is in C because Go's scheduler looks after a thread whenever it comes back.
+static void call_conv_tasks(const level *l, const conv_args *a, const span *spans, long tasks, int splits, long *next, float *scratch) {
+	for (long t; (t = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < tasks;) {
+		const span s = spans[t / splits];
+		const int c0 = (int)(t % splits) * a->split, c1 = c0 + a->split;
+		l->conv_task(a, s.image, s.from, s.to, c0, c1 < a->cout ? c1 : a->cout, scratch);
+	}
+}
 static void call_moments_join(const level *l, const float *part, int units, long pixels, long all, int c, float *out) { l->moments_join(part, units, pixels, all, c, out); }
 static int call_halve(const level *l, const float *x, long n, uint16_t *out) { return l->halve(x, n, out); }
 static void call_moments(const level *l, const float *x, long pixels, int c, float *mean, float *m2) { l->moments(x, pixels, c, mean, m2); }

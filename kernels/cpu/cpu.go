@@ -37,7 +37,7 @@ type Backend struct {
 	shared  []float32       // packed keys and values, padded images, partial sums
 	plans   map[int]fftPlan // by length
 	tables  int64           // bytes of the plans
-	spans   []span          // of the convolution that runs
+	spans   []C.span        // of the convolution that runs
 }
 
 var _ kernels.Backend = (*Backend)(nil)

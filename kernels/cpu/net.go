@@ -111,9 +111,9 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 	if k.Moments.Present() {
 		a.moments = ptr(b.grow(&b.shared, k.Dst.N*units*2*c.w.Out))
 	}
-	b.each(len(spans)*splits, int(C.call_conv_scratch(b.lv, &a)), func(t int, scratch []float32) {
-		s, c0 := spans[t/splits], t%splits*int(a.split)
-		C.call_conv_task(b.lv, &a, C.int(s.image), C.int(s.from), C.int(s.to), C.int(c0), C.int(min(c0+int(a.split), c.w.Out)), ptr(scratch))
+	tasks, next := len(spans)*splits, C.long(0)
+	b.each(min(tasks, b.threads), int(C.call_conv_scratch(b.lv, &a)), func(_ int, scratch []float32) {
+		C.call_conv_tasks(b.lv, &a, unsafe.SliceData(spans), C.long(tasks), C.int(splits), &next, ptr(scratch))
 	})
 	if k.Moments.Present() {
 		b.join(k.Moments, units, int(a.rows)*k.Dst.W, k.Dst.Pixels())

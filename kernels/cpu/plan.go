@@ -94,12 +94,9 @@ func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
 	return best
 }
 
-// span is units [from, to) of one image.
-type span struct{ image, from, to int }
-
 // plan cuts a convolution into units, by its shape alone, and into tasks, by the number of threads: every span for every
 // one of the splits of the output channels. The spans are valid until the next plan.
-func (b *Backend) plan(a *C.conv_args, images int) (spans []span, splits int) {
+func (b *Backend) plan(a *C.conv_args, images int) (spans []C.span, splits int) {
 	ceil := func(n, m int) int { return (n + m - 1) / m }
 	s := b.shape(kernels.ConvWeights{In: int(a.cin), Out: int(a.cout), Size: int(a.size)}, kernels.ConvForm(a.form))
 	panels := ceil(int(a.cout), int(b.lv.panel))
@@ -163,7 +160,7 @@ func (b *Backend) plan(a *C.conv_args, images int) (spans []span, splits int) {
 				size = ceil(total-image*units-u, 2*threads)
 			}
 			next := min(units, u+size)
-			b.spans = append(b.spans, span{image, u, next})
+			b.spans = append(b.spans, C.span{C.int(image), C.int(u), C.int(next)})
 			u = next
 		}
 	}

@@ -33,6 +33,11 @@ typedef struct {
 	int split;      // output channels per task, a multiple of the panel width
 } conv_args;
 
+// span is units [from, to) of one image.
+typedef struct {
+	int image, from, to;
+} span;
+
 typedef struct {
 	float *dst;
 	const float *q, *k, *v;
