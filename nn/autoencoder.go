@@ -36,8 +36,10 @@ func LoadAutoencoder(d *tensor.Device, s *weights.Scope, c AutoencoderConfig, o 
 	}
 	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
 	a = &Autoencoder{Config: c, latent: newLatent(d, c.EmbedDim, c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd)}
-	a.encoder = l.encoder(c)
-	a.loadQuantConv(l.at("quant_conv"))
+	if !o.DecoderOnly {
+		a.encoder = l.encoder(c)
+		a.loadQuantConv(l.at("quant_conv"))
+	}
 	if c.NumEmbeddings > 0 {
 		a.loadCodes(s.At("quantize", "embedding"))
 	}
@@ -102,7 +104,7 @@ func (a *Autoencoder) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 }
 
 func (a *Autoencoder) encoded(x *tensor.Tensor) *tensor.Tensor {
-	checkPicture("nn.Autoencoder", x, a.Config.InChannels, a.Downsampling())
+	checkPicture("nn.Autoencoder", a.encoder, x, a.Config.InChannels, a.Downsampling())
 	return a.encoder.forward(x, a.Trace)
 }
 
@@ -121,7 +123,7 @@ func (p Posterior) Free() {
 // Posterior is Encode with variances. A code book has none.
 func (a *Autoencoder) Posterior(x *tensor.Tensor) (p Posterior, err error) {
 	defer tensor.Catch(&err)
-	if a.logVar == nil {
+	if !a.Config.DoubleZ {
 		tensor.Fail("nn.Autoencoder", "this first stage has no variances (double_z is false)")
 	}
 	defer a.d.Tidy(&p.Mean, &p.LogVar)()

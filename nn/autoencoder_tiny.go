@@ -31,10 +31,13 @@ func LoadAutoencoderTiny(d *tensor.Device, s *weights.Scope, c TinyConfig, o Loa
 		o.ImageSize = 256
 	}
 	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
-	return &AutoencoderTiny{
-		Config: c, latent: newLatent(d, c.LatentChannels, c.ScaleFactor, c.ShiftFactor, nil, nil),
-		encoder: l.tinyEncoder(c), decoder: l.tinyDecoder(c),
-	}, nil
+	a = &AutoencoderTiny{
+		Config: c, latent: newLatent(d, c.LatentChannels, c.ScaleFactor, c.ShiftFactor, nil, nil), decoder: l.tinyDecoder(c),
+	}
+	if !o.DecoderOnly {
+		a.encoder = l.tinyEncoder(c)
+	}
+	return a, nil
 }
 
 // Downsampling is the factor between pictures and latents: sizes of pictures must be divisible by it.
@@ -46,7 +49,7 @@ func (a *AutoencoderTiny) PictureChannels() int { return a.Config.InChannels }
 // Encode maps pictures [N,H,W,InChannels] in [-1,1] to latents [N,H/f,W/f,LatentChannels].
 func (a *AutoencoderTiny) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	checkPicture("nn.AutoencoderTiny", x, a.Config.InChannels, a.Downsampling())
+	checkPicture("nn.AutoencoderTiny", a.encoder, x, a.Config.InChannels, a.Downsampling())
 	return a.encoder.forward(x, a.Trace), nil
 }
 

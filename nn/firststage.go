@@ -114,7 +114,10 @@ func (l latent) LatentChannels() int { return l.channels }
 func (l latent) Device() *tensor.Device { return l.d }
 
 // checkPicture fails where x cannot be encoded.
-func checkPicture(op string, x *tensor.Tensor, channels, downsampling int) {
+func checkPicture(op string, encoder chain, x *tensor.Tensor, channels, downsampling int) {
+	if encoder == nil {
+		tensor.Fail(op, "this first stage was loaded without its encoder")
+	}
 	if x.C() != channels {
 		tensor.Fail(op, "input %v has %d channels, the network takes %d", x, x.C(), channels)
 	}

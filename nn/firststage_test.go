@@ -376,7 +376,13 @@ func TestFirstStageMisuse(t *testing.T) {
 		require.ErrorContains(t, err, "freed", name)
 	}
 	c := smallAutoencoder()
-	_, err := nn.LoadAutoencoder(d, must(weights.FromTensors("empty", nil, nil)).Scope(), c, nn.LoadOptions{})
+	half, err := nn.LoadAutoencoder(d, weights.Synthetic("kl", 1).Scope(), c, nn.LoadOptions{DecoderOnly: true})
+	require.NoError(t, err)
+	_, err = half.Posterior(d.New(1, 8, 8, 3))
+	require.ErrorContains(t, err, "without its encoder")
+	_, err = half.Decode(d.New(1, 4, 4, 4))
+	require.NoError(t, err)
+	_, err = nn.LoadAutoencoder(d, must(weights.FromTensors("empty", nil, nil)).Scope(), c, nn.LoadOptions{})
 	require.ErrorIs(t, err, weights.ErrMissing)
 	require.ErrorContains(t, err, "encoder.conv_in.weight")
 }

@@ -79,6 +79,8 @@ type LoadOptions struct {
 	// ImageSize is the edge that the network will mostly see; a hint for the choice of algorithms. 0: 256, or 64 where
 	// the images are latents.
 	ImageSize int
+	// DecoderOnly leaves a first stage's encoder out. The tensors of encoder and quant_conv are not read then.
+	DecoderOnly bool
 }
 
 // LoadUNet reads a UNet by its upstream names. Every shape is checked; the error names the first tensor that is missing,

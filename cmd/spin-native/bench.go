@@ -10,11 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/profile"
-	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
-	"github.com/spin-native/spin/weights"
 )
 
 // benchReport is what --json prints.
@@ -39,9 +36,10 @@ func newBench() *cobra.Command {
 	var asJSON, layers bool
 	c := &cobra.Command{
 		Use:   "bench",
-		Short: "Time one denoiser call",
-		Long: `bench times the forward pass of a prior: one call to warm up, then --runs calls. GFLOP counts convolutions and attention as
-they are written, whatever algorithm computes them.
+		Short: "Time one denoiser call, or one decoding of latents",
+		Long: `bench times the forward pass of a prior, or the decoder of a first stage: one call to warm up, then --runs calls. GFLOP counts
+convolutions and attention as they are written, whatever algorithm computes them. Decoders get latents as they are: none is
+looked up in a code book, which other programs' decoders do not do either. Their --size is that of the picture that comes out.
 
 --layers adds a table of the layers in the network's order, each with the least time of its calls, so that they add up to
 less than one call of the network, and a table of the kinds of layers. Both tell GFLOP/s and GB/s (inputs, weights and
@@ -50,23 +48,24 @@ operations can exceed the former, data that stay in the caches the latter.`,
 		Example: `  spin-native bench
   spin-native bench --model ffhq_10m
   spin-native bench --layers --runs 20
+  spin-native bench --model sd-vae --size 512
   spin-native bench --model model.safetensors --size 512 --threads 1 --json`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
 				return usagef("--size %d, --batch %d, --runs %d: expected 1 to 8192, 1 to 256 and 1 to 10000", size, batch, runs)
 			}
-			file, err := openModel(model)
+			s, err := openSubject(model)
 			if err != nil {
 				return err
 			}
-			defer file.close()
+			defer s.close()
 			d, err := dev.open(c)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			cost, err := file.cost(dev.options(), batch, size, size)
+			cost, err := s.cost(dev.options(), batch, size, size)
 			if err != nil {
 				return err
 			}
@@ -83,7 +82,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				p = profile.New(inner)
 				d = tensor.NewDevice(p) // the first one still closes the backend
 			}
-			if err := r.time(c, d, file, runs, p); err != nil {
+			if err := r.time(c, d, s, runs, p); err != nil {
 				return err
 			}
 			r.PeakRSS = peakRSS() // before the arrays that the memory is measured with
@@ -111,7 +110,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 		},
 	}
 	dev.register(c)
-	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or the name of a guided-diffusion network, for random weights: ffhq_10m, imagenet256, ...")
+	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or with a first stage alone, or a network's name, for random weights: ffhq_10m, imagenet256, sd-vae, ldm-ffhq-vq4 (its first stage), ...")
 	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
@@ -120,35 +119,17 @@ operations can exceed the former, data that stay in the caches the latter.`,
 	return c
 }
 
-// openModel opens a prior, or makes random weights of a named network's shapes.
-func openModel(name string) (*priorFile, error) {
-	preset, ok := checkpoint.FindPreset(name)
-	if !ok || name == builtin || preset.UNet == nil || preset.UNet.Family != familyUNet {
-		return priorFlags{path: name}.open()
-	}
-	config, err := nn.ParseUNetConfig(preset.UNet.Model)
-	if err != nil {
-		return nil, err
-	}
-	return &priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, config: config}, nil
-}
-
-// time runs the network on d, which p measures if it is given.
-func (r *benchReport) time(c *cobra.Command, d *tensor.Device, file *priorFile, runs int, p *profile.Backend) (err error) {
+// time runs s on d, which p measures if it is given.
+func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, runs int, p *profile.Backend) (err error) {
 	defer tensor.Catch(&err)
-	net, err := file.load(d, r.Size)
+	trace := func(string, *tensor.Tensor) {}
+	if p != nil {
+		trace = p.Trace
+	}
+	call, err := s.load(d, r.Batch, r.Size, trace)
 	if err != nil {
 		return err
 	}
-	if p != nil {
-		net.Trace = p.Trace
-	}
-	labels := make([]int, r.Batch*min(file.config.NumClasses, 1))
-	pixels := make([]float32, r.Batch*r.Size*r.Size*3)
-	for i := range pixels {
-		pixels[i] = float32(i%251)/125 - 1 // the time does not depend on the values
-	}
-	x := d.From(pixels, r.Batch, r.Size, r.Size, 3)
 	for i := range runs + 1 {
 		if err := c.Context().Err(); err != nil {
 			return err
@@ -157,9 +138,9 @@ func (r *benchReport) time(c *cobra.Command, d *tensor.Device, file *priorFile, 
 			p.Next()
 		}
 		start := time.Now()
-		out := net.Forward(x, []float64{200}, labels)
-		if p != nil {
-			p.Trace("out", out)
+		out, err := call()
+		if err != nil {
+			return err
 		}
 		out.Free()
 		if err := d.Sync(); err != nil {

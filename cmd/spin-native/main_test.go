@@ -505,6 +505,24 @@ func TestBench(t *testing.T) {
 	require.Contains(t, text, "GFLOP/s")
 }
 
+// TestBenchDecoder: what has no prior is timed by its first stage's decoder, without the encoder.
+func TestBenchDecoder(t *testing.T) {
+	var r benchReport
+	file := testkit.Testdata("ldm_vq_attention", "model.safetensors")
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "bench", "--json", "--layers", "--runs", "1", "--size", "32", "--model", file)), &r))
+	gflop, blocks := 0., map[string]bool{}
+	for _, l := range r.Profile.Layers {
+		gflop, blocks[l.Block] = gflop+l.GFLOP, true
+		require.NotEqual(t, "nearest", l.Op)
+	}
+	require.InDelta(t, r.GFLOP, gflop, 1e-9)
+	require.True(t, blocks["post_quant_conv"] && blocks["decoder.conv_out"])
+	require.False(t, blocks["encoder.conv_in"])
+	code, _, errText := spin(t, "bench", "--size", "33", "--model", file)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errText, "multiple of 2")
+}
+
 // TestPhotoPrior is the program's main job on a small crop: the built-in prior makes the picture better.
 func TestPhotoPrior(t *testing.T) {
 	if cpu.Levels()[0] == "ref" {

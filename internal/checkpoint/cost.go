@@ -18,12 +18,12 @@ import (
 // what all that would have taken. edge is the size of the pictures to come. f may be any file with the network's tensors;
 // their values are not read.
 func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run func(*nn.UNet) error) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, s *weights.Scope) (*nn.UNet, error) {
-		return nn.LoadUNet(d, s, c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.UNet, error) {
+		return nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
 	}, run)
 }
 
-func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *weights.Scope) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
+func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *weights.File) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
 	d, err := dryrun.Open(o)
 	if err != nil {
@@ -31,7 +31,7 @@ func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *
 	}
 	defer d.Close()
 	shapes := f.ShapesOnly()
-	net, err := load(d.Device, shapes.Scope())
+	net, err := load(d.Device, shapes)
 	if err == nil {
 		err = shapes.CheckAllRead()
 	}
@@ -56,8 +56,8 @@ const tokens = 77
 
 // LatentCost rehearses one call of a network on n latents of h x w.
 func LatentCost(o cpu.Options, f *weights.File, c nn.LatentUNetConfig, n, h, w int) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, s *weights.Scope) (*nn.LatentUNet, error) {
-		return nn.LoadLatentUNet(d, s, c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
+	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.LatentUNet, error) {
+		return nn.LoadLatentUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
 	}, func(net *nn.LatentUNet) error {
 		m := c.Downsampling()
 		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
@@ -94,7 +94,7 @@ func (c Component) Cost() (dryrun.Cost, error) {
 		}
 		return LatentCost(cpu.Options{}, f, config, 1, size, size)
 	case FamilyKL, FamilyVQ, FamilyTiny:
-		return c.firstStageCost(cpu.Options{}, size, size)
+		return firstStageCost(cpu.Options{}, f, c.Info, size, size)
 	}
 	return dryrun.Cost{}, nil
 }

@@ -14,13 +14,14 @@ func (c Component) LoadFirstStage(d *tensor.Device, o nn.LoadOptions) (nn.FirstS
 	if err != nil {
 		return nil, err
 	}
-	return c.loadFirstStage(d, f, o)
+	return LoadFirstStage(d, f, c.Info, o)
 }
 
-func (c Component) loadFirstStage(d *tensor.Device, f *weights.File, o nn.LoadOptions) (nn.FirstStage, error) {
-	switch c.Info.Family {
+// LoadFirstStage builds the first stage that info describes. f holds its tensors and no others.
+func LoadFirstStage(d *tensor.Device, f *weights.File, info weights.Info, o nn.LoadOptions) (nn.FirstStage, error) {
+	switch info.Family {
 	case FamilyKL, FamilyVQ:
-		config, err := ParseAutoencoderConfig(c.Info.Model)
+		config, err := ParseAutoencoderConfig(info.Model)
 		if err != nil {
 			return nil, err
 		}
@@ -30,7 +31,7 @@ func (c Component) loadFirstStage(d *tensor.Device, f *weights.File, o nn.LoadOp
 		}
 		return a, f.CheckAllRead()
 	case FamilyTiny:
-		config, err := ParseTinyConfig(c.Info.Model)
+		config, err := ParseTinyConfig(info.Model)
 		if err != nil {
 			return nil, err
 		}
@@ -40,34 +41,42 @@ func (c Component) loadFirstStage(d *tensor.Device, f *weights.File, o nn.LoadOp
 		}
 		return a, f.CheckAllRead()
 	}
-	return nil, fail(ErrUnsupported, "family %s is not a first stage's", c.Info.Family)
+	return nil, fail(ErrUnsupported, "family %s is not a first stage's", info.Family)
 }
 
 // firstStageCost rehearses encoding a picture of h x w and decoding what comes of it.
-func (c Component) firstStageCost(o cpu.Options, h, w int) (cost dryrun.Cost, err error) {
-	defer tensor.Catch(&err)
-	f, err := weights.FromTensors(c.Role, c.Tensors, nil)
-	if err != nil {
-		return cost, err
+func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int) (dryrun.Cost, error) {
+	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
+		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w)})
+	}, func(s nn.FirstStage) error {
+		m := s.Downsampling()
+		x := s.Device().New(1, roundUp(h, m), roundUp(w, m), s.PictureChannels())
+		z, err := s.Encode(x)
+		if err != nil {
+			return err
+		}
+		x.Free()
+		_, err = s.Decode(z)
+		return err
+	})
+}
+
+// DecodeCost rehearses decoding n latents of pictures of h x w with nothing but a decoder, and without looking them up in
+// a code book.
+func DecodeCost(o cpu.Options, f *weights.File, info weights.Info, n, h, w int) (dryrun.Cost, error) {
+	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
+		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), DecoderOnly: true})
+	}, func(s nn.FirstStage) error {
+		m := s.Downsampling()
+		_, err := DecodeAsIs(s, s.Device().New(n, (h+m-1)/m, (w+m-1)/m, s.LatentChannels()))
+		return err
+	})
+}
+
+// DecodeAsIs decodes latents without looking them up in the code book that the first stage may have.
+func DecodeAsIs(s nn.FirstStage, z *tensor.Tensor) (*tensor.Tensor, error) {
+	if a, ok := s.(*nn.Autoencoder); ok {
+		return a.DecodeAsIs(z)
 	}
-	d, err := dryrun.Open(o)
-	if err != nil {
-		return cost, err
-	}
-	defer d.Close()
-	s, err := c.loadFirstStage(d.Device, f.ShapesOnly(), nn.LoadOptions{ImageSize: max(h, w)})
-	if err != nil {
-		return cost, err
-	}
-	m := s.Downsampling()
-	x := d.New(1, (h+m-1)/m*m, (w+m-1)/m*m, s.PictureChannels())
-	z, err := s.Encode(x)
-	if err != nil {
-		return cost, err
-	}
-	x.Free()
-	if _, err = s.Decode(z); err != nil {
-		return cost, err
-	}
-	return d.Cost(), nil
+	return s.Decode(z)
 }
