@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""Times a prior's forward pass in ncnn, ONNX Runtime, OpenVINO, PyTorch and spin-native: same weights, same run.
+"""Times a prior's forward pass, or a first stage's decoder, in ncnn, ONNX Runtime, OpenVINO, PyTorch and spin-native: same
+weights, same run.
 
     pip install torch numpy safetensors onnx onnxscript onnxruntime openvino ncnn pnnx
     go build -o /tmp/spin-native ./cmd/spin-native
     python tools/bench_peers.py --spin /tmp/spin-native --weights photo-v1.safetensors [--size 512] [--threads 1] [--markdown]
     python tools/bench_peers.py --spin /tmp/spin-native --network ffhq_10m [--peers ncnn,torch] [--json FILE]
+    python tools/bench_peers.py --spin /tmp/spin-native --network sdvae --size 512
 
---weights are safetensors under upstream's names; without them, ffhq_10m gets random ones, which are written to --work once.
+--weights are safetensors under upstream's names; without them, all but photo get random ones, which are written to --work once.
+sdvae is Stable Diffusion's decoder (its latents are an eighth of --size), vqf4 that of latent-diffusion's VQ-f4 (a quarter).
+Nobody looks latents up in the code book.
 The exports stay in --work too and are made anew when the weights change.
 
 What is compared: batch 1, F32, one picture and one time step for all; only what `spin-native bench` times is a picture of its
 own, on whose values its time does not depend. Networks with a learned variance lose its output channels everywhere, because
-that is what spin-native computes. The sinusoidal embedding of the time step is an input of the peers. PyTorch runs eagerly, in three forms; ONNX Runtime and OpenVINO read one ONNX file, ncnn what pnnx makes. Both exports
+that is what spin-native computes. The sinusoidal embedding of the time step is an input of the peers. PyTorch runs eagerly, in
+three forms; ONNX Runtime and OpenVINO read one ONNX file, ncnn what pnnx makes. Both exports
 write attention as scaled_dot_product_attention: ncnn's Einsum layer is a naive loop, the others do not care.
 
 How: every peer has a process of its own that loads, compiles and then waits; in each turn they go one after the other, each
@@ -36,6 +41,10 @@ NETWORKS = {
                      channel_mult=[1, 1, 2, 2, 4, 4], num_heads=4, num_head_channels=64, use_scale_shift_norm=True,
                      resblock_updown=True),
 }
+STAGES = {  # the arguments of CompVis' constructors; n_embed is that of a code book
+    "sdvae": dict(ch=128, ch_mult=[1, 2, 4, 4], num_res_blocks=2, z_channels=4, embed_dim=4, double_z=True),
+    "vqf4": dict(ch=128, ch_mult=[1, 2, 4], num_res_blocks=2, z_channels=3, embed_dim=3, double_z=False, n_embed=8192),
+}
 PEERS = {  # --peers: what it runs
     "ncnn": ["ncnn"],
     "onnxruntime": ["ONNX Runtime"],
@@ -52,9 +61,45 @@ STEP = 200
 
 def write_random(network, path):
     from safetensors.torch import save_file
-    from guided_unet import random_weights
+    import first_stage, guided_unet
 
-    save_file(random_weights(NETWORKS[network]), path)
+    shapes = first_stage.shapes(STAGES[network]) if network in STAGES else guided_unet.shapes(NETWORKS[network])
+    save_file(guided_unet.random_weights(shapes), path)
+
+
+def load_network(network, weights, sdpa=False):
+    """What the peers run: eps of x and sinusoids, or the picture of a latent."""
+    from safetensors.torch import load_file
+    import first_stage, guided_unet
+
+    if network in STAGES:
+        return first_stage.load(STAGES[network], load_file(weights), sdpa)
+    return guided_unet.load(NETWORKS[network], load_file(weights), sdpa, mean_only=True)
+
+
+def input_names(network):
+    return ["x"] if network in STAGES else ["x", "sinusoids"]
+
+
+def output_name(network):
+    return "out" if network in STAGES else "eps"
+
+
+def write_stage_case(network, size, weights, folder):
+    """The same for a decoder."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = STAGES[network]
+    edge = size >> (len(config["ch_mult"]) - 1)
+    x = torch.randn(1, config["z_channels"], edge, edge, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        out = load_network(network, weights)(x)
+    save_file(dict(x=x, out=out), f"{folder}/io.safetensors")
+    run = dict(fn="vq_decode_no_quantize" if "n_embed" in config else "kl_decode", inputs=dict(z="x"), outputs=dict(img="out"))
+    case = dict(name=network, kind="latent_diffusion", weights=[{"file": weights}], runs=[run], tolerance=dict(out=dict(rel_l2=LIMIT)))
+    with open(f"{folder}/case.json", "w") as f:
+        json.dump(case, f, indent=1)
 
 
 def write_case(network, size, weights, folder):
@@ -77,30 +122,26 @@ def write_case(network, size, weights, folder):
         json.dump(case, f, indent=1)
 
 
-def export_inputs(folder):
+def export_inputs(network, folder):
     from safetensors.torch import load_file
 
     io = load_file(f"{folder}/io.safetensors")
-    return io["x"], io["sinusoids"]
+    return tuple(io[name] for name in input_names(network))
 
 
 def write_onnx(network, weights, folder):
     import torch
-    from safetensors.torch import load_file
-    from guided_unet import load
 
-    net = load(NETWORKS[network], load_file(weights), sdpa=True, mean_only=True)
-    torch.onnx.export(net, export_inputs(folder), f"{folder}/model.onnx", input_names=["x", "sinusoids"], output_names=["eps"],
+    net = load_network(network, weights, sdpa=True)
+    torch.onnx.export(net, export_inputs(network, folder), f"{folder}/model.onnx", input_names=input_names(network), output_names=[output_name(network)],
                       dynamo=True, external_data=True, opset_version=18)
 
 
 def write_ncnn(network, weights, folder):
     import pnnx
-    from safetensors.torch import load_file
-    from guided_unet import load
 
-    net = load(NETWORKS[network], load_file(weights), sdpa=True, mean_only=True)
-    pnnx.export(net, f"{folder}/model.pt", export_inputs(folder), fp16=False)  # writes model.ncnn.param and model.ncnn.bin
+    net = load_network(network, weights, sdpa=True)
+    pnnx.export(net, f"{folder}/model.pt", export_inputs(network, folder), fp16=False)  # writes model.ncnn.param and model.ncnn.bin
     for name in ("model.pt", "model.pnnx.bin", "model.pnnx.onnx"):  # copies of the weights that nobody reads
         if os.path.exists(f"{folder}/{name}"):
             os.remove(f"{folder}/{name}")
@@ -116,7 +157,7 @@ def prepare(a):
             alone(f"random weights in {a.weights}", f"{a.work}/weights.log", write_random, a.network, a.weights)
     st = os.stat(a.weights)
     stamp = dict(weights=a.weights, bytes=st.st_size, mtime=st.st_mtime_ns)
-    steps = {"reference": (write_case, (a.network, a.size, a.weights, folder))}
+    steps = {"reference": (write_stage_case if a.network in STAGES else write_case, (a.network, a.size, a.weights, folder))}
     if {"onnxruntime", "openvino"} & set(a.peers):
         steps["ONNX"] = write_onnx, (a.network, a.weights, folder)
     if "ncnn" in a.peers:
@@ -151,44 +192,40 @@ def logged(log, step, args):
 # The peers. Each of these returns a function that runs the network and one that makes an array of what it returned.
 
 
-def torch_peer(a, folder, x, sinusoids, channels_last, sdpa):
+def torch_peer(a, folder, inputs, channels_last, sdpa):
     import torch
-    from safetensors.torch import load_file
-    from guided_unet import load
 
     torch.set_num_threads(a.threads)
-    net = load(NETWORKS[a.network], load_file(a.weights), sdpa, mean_only=True)
-    x, sinusoids = torch.from_numpy(x), torch.from_numpy(sinusoids)
+    net = load_network(a.network, a.weights, sdpa)
+    x, *rest = map(torch.from_numpy, inputs.values())
     if channels_last:
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
 
     def run():
         with torch.inference_mode():
-            return net(x, sinusoids)
+            return net(x, *rest)
 
     return run, lambda y: y.numpy()
 
 
-def onnxruntime_peer(a, folder, x, sinusoids):
+def onnxruntime_peer(a, folder, inputs):
     import onnxruntime as ort
 
     o = ort.SessionOptions()
     o.intra_op_num_threads, o.inter_op_num_threads = a.threads, 1
     session = ort.InferenceSession(f"{folder}/model.onnx", o, providers=["CPUExecutionProvider"])
-    feed = dict(x=x, sinusoids=sinusoids)
-    return lambda: session.run(None, feed)[0], lambda y: y
+    return lambda: session.run(None, inputs)[0], lambda y: y
 
 
-def openvino_peer(a, folder, x, sinusoids):
+def openvino_peer(a, folder, inputs):
     import openvino
 
     hints = dict(INFERENCE_NUM_THREADS=a.threads, NUM_STREAMS=1, INFERENCE_PRECISION_HINT="f32", PERFORMANCE_HINT="LATENCY")
     request = openvino.Core().compile_model(f"{folder}/model.onnx", "CPU", hints).create_infer_request()
-    feed = dict(x=x, sinusoids=sinusoids)
-    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)[0], lambda y: y
+    return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)[0], lambda y: y
 
 
-def ncnn_peer(a, folder, x, sinusoids):
+def ncnn_peer(a, folder, inputs):
     import ncnn
     import numpy as np
 
@@ -199,11 +236,11 @@ def ncnn_peer(a, folder, x, sinusoids):
     o.use_fp16_packed = o.use_fp16_storage = o.use_fp16_arithmetic = o.use_bf16_storage = False  # F32 like the others
     if net.load_param(f"{folder}/model.ncnn.param") or net.load_model(f"{folder}/model.ncnn.bin"):
         raise RuntimeError("ncnn cannot load its export")
-    inputs = [ncnn.Mat(v[0]).clone() for v in (x, sinusoids)]
+    mats = [ncnn.Mat(v[0]).clone() for v in inputs.values()]
 
     def run():
         extractor = net.create_extractor()
-        for i, v in enumerate(inputs):
+        for i, v in enumerate(mats):
             extractor.input(f"in{i}", v)
         code, out = extractor.extract("out0")
         if code:
@@ -229,8 +266,8 @@ def peer(name, a, folder, pipe):
             "PyTorch channels_last": [torch_peer, True, False],
             "PyTorch channels_last, SDPA": [torch_peer, True, True],
         }[name]
-        run, array = kind(a, folder, io["x"], io["sinusoids"], *form)
-        error = rel_l2(np.asarray(array(run())), io["eps"])
+        run, array = kind(a, folder, {name: io[name] for name in input_names(a.network)}, *form)
+        error = rel_l2(np.asarray(array(run())), io[output_name(a.network)])
         setup = time.perf_counter() - start
         used = settled()
         pipe.send(dict(rel_l2=error, setup_s=setup))
@@ -318,9 +355,9 @@ class Spin:
         r = subprocess.run(command, capture_output=True, text=True)
         if r.returncode:
             sys.exit(f"{SPIN}: {r.stdout}{r.stderr}")
-        eps = load_file(f"{folder}/io.safetensors")["eps"]
+        want = load_file(f"{folder}/io.safetensors")[output_name(a.network)]
         out = load_file(f"{folder}/computed/{os.path.basename(folder)}/0.safetensors")["out"]
-        return rel_l2(out[:, : eps.shape[1]], eps)
+        return rel_l2(out[:, : want.shape[1]], want)
 
     def turn(self):
         before = os.times()
@@ -376,9 +413,9 @@ def table(report, markdown):
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--spin", required=True, metavar="BIN", help="the program spin-native")
-    p.add_argument("--network", choices=NETWORKS, default="photo")
+    p.add_argument("--network", choices=[*NETWORKS, *STAGES], default="photo")
     p.add_argument("--size", type=int, default=256, help="edge of the picture in pixels")
-    p.add_argument("--weights", metavar="FILE", help="safetensors under upstream's names; ffhq_10m may go without")
+    p.add_argument("--weights", metavar="FILE", help="safetensors under upstream's names; only photo needs them")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--turns", type=int, default=5)
     p.add_argument("--runs", type=int, default=3, help="timed calls per turn")

@@ -139,10 +139,14 @@ def load(config, weights, sdpa=False, mean_only=False):
     return net.eval().requires_grad_(False)
 
 
-def random_weights(config, seed=0):
-    """Weights of which activations stay of order one: zeros, as upstream initialises, would let an optimiser fold branches."""
+def shapes(config):
+    """The shape of every weight, by upstream name."""
     with torch.device("meta"):
-        shapes = {name: p.shape for name, p in UNet(config).state_dict().items()}
+        return {name: p.shape for name, p in UNet(config).state_dict().items()}
+
+
+def random_weights(shapes, seed=0):
+    """Weights of which activations stay of order one: zeros, as upstream initialises, would let an optimiser fold branches."""
     g = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
