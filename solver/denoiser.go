@@ -15,6 +15,10 @@ type Denoiser interface {
 // Scheduled denoisers know the schedule that they were trained with. Settings need not name it then.
 type Scheduled interface{ Schedule() *Schedule }
 
+// Multiplied denoisers know what height and width of their network's input must be multiples of. They take other sizes
+// too; pictures are better enlarged than latents, though.
+type Multiplied interface{ Multiple() int }
+
 // Prediction is what a network tells about x_t.
 type Prediction string
 
@@ -40,8 +44,7 @@ func FromModel(predict func(x *tensor.Tensor, t float64) *tensor.Tensor, opts Mo
 	if opts.Schedule == nil {
 		opts.Schedule = defaultSchedule()
 	}
-	opts.Multiple = max(opts.Multiple, 1)
-	return &model{predict: predict, opts: opts, frames: map[frameKey]*frame{}}
+	return &model{predict: predict, opts: opts, frames: newFrames(opts.Multiple)}
 }
 
 // defaultSchedule is the linear one of DDPM and of the guided-diffusion models.
@@ -50,34 +53,23 @@ func defaultSchedule() *Schedule { return Linear(1000, 1e-4, 0.02) }
 type model struct {
 	predict func(x *tensor.Tensor, t float64) *tensor.Tensor
 	opts    ModelOptions
-	frames  map[frameKey]*frame
+	frames  *frames
 }
-
-type frameKey struct {
-	d    *tensor.Device
-	h, w int
-}
-
-// frame enlarges images by mirrored borders and crops them again.
-type frame struct{ pad, crop [2]*tensor.Matrix }
 
 func (m *model) Schedule() *Schedule { return m.opts.Schedule }
+
+func (m *model) Multiple() int { return m.frames.multiple }
 
 func (m *model) Denoise(xt *tensor.Tensor, t int) (x0 *tensor.Tensor) {
 	d := xt.Device()
 	defer d.Tidy(&x0)()
-	f := m.frame(d, xt.H(), xt.W())
-	in := xt
-	if f != nil {
-		in = d.Separable(nil, xt, tensor.Separable{H: f.pad[0], W: f.pad[1], Alpha: 1})
-	}
+	f := m.frames.of(d, xt.H(), xt.W())
+	in := f.enlarge(xt)
 	p := m.predict(in, float64(t))
 	if p.Shape() != in.Shape() {
 		tensor.Fail("solver.FromModel", "the network made %v of %v", p, in)
 	}
-	if f != nil {
-		p = d.Separable(nil, p, tensor.Separable{H: f.crop[0], W: f.crop[1], Alpha: 1})
-	}
+	p = f.cut(p)
 	a := m.opts.Schedule.AlphaBar(t)
 	signal, noise := math.Sqrt(a), math.Sqrt(1-a)
 	var terms []tensor.Term
@@ -92,24 +84,4 @@ func (m *model) Denoise(xt *tensor.Tensor, t int) (x0 *tensor.Tensor) {
 		tensor.Fail("solver.FromModel", "prediction %q, expected %q, %q or %q", m.opts.Prediction, PredictNoise, PredictVelocity, PredictClean)
 	}
 	return d.Blend(nil, tensor.Blend{Terms: terms, Clip: !m.opts.NoClip})
-}
-
-// frame is nil for sizes that the network takes as they are.
-func (m *model) frame(d *tensor.Device, h, w int) *frame {
-	key := frameKey{d, h, w}
-	if f, ok := m.frames[key]; ok {
-		return f
-	}
-	var f *frame
-	if h%m.opts.Multiple != 0 || w%m.opts.Multiple != 0 {
-		f = &frame{}
-		for axis, n := range [2]int{h, w} {
-			padded := (n + m.opts.Multiple - 1) / m.opts.Multiple * m.opts.Multiple
-			before := (padded - n) / 2
-			f.pad[axis] = d.Matrix(selection(padded, n, func(i int) int { return mirrorCentre(i-before, n) }).banded())
-			f.crop[axis] = d.Matrix(selection(n, padded, func(i int) int { return i + before }).banded())
-		}
-	}
-	m.frames[key] = f
-	return f
 }

@@ -19,11 +19,19 @@
 //	rho = lam max(sigma, floor)^2 abar/(1-abar)                    run.rho
 //	x = sqrt(b) x0 + sqrt(1-b-s2) e + sqrt(s2) n                   run.advance
 //	the loops of phase 1 and 2                                     run.spin
+//	z0 = E(correct(Dec(z0)))                                       run.correct
 //	DiffPIR, DDNM+                                                 DiffPIR, DDNM
-//	tstar, K1, P, lam by task                                      Defaults
+//	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //
 // The correction is computed by the operator's closed form (Proximal), conjugate gradients, Nesterov's accelerated
 // gradient, or Adam: see Method. All of it runs on the device of the measurement, without a trip to the host.
+//
+// # Latent priors
+//
+// With Settings.FirstStage, an autoencoder, the denoiser works on latents while operators stay as they are, in pictures.
+// Only corrected steps decode and encode, and nothing is differentiated but the operator. Every makes them rare, Final
+// corrects the last picture once more, and Result tells the calls and the seconds of encoder and decoder. Sizes that the
+// networks do not take are mirrored outwards as pictures.
 //
 // # Operators
 //

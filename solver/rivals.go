@@ -23,7 +23,7 @@ type DiffPIRSettings struct {
 //	x = sqrt(b) x0 + sqrt(1-b) (sqrt(1-Zeta) e + sqrt(Zeta) n)
 func DiffPIR(ctx context.Context, p Problem, den Denoiser, s DiffPIRSettings) (*Result, error) {
 	s.Lam, s.Zeta, s.SDMin = or(s.Lam, 7), or(s.Zeta, 0.3), or(s.SDMin, 0.02)
-	return reconstruct(ctx, p, den, s.Options, func(r *run) error {
+	return reconstruct(ctx, p, den, nil, s.Options, func(r *run) error {
 		if !(s.Lam >= 0) || !(s.Zeta >= 0 && s.Zeta <= 1) || !(s.SDMin >= 0) {
 			tensor.Fail("solver.DiffPIR", "lam %v, zeta %v, floor %v: expected positive numbers, zeta at most 1", s.Lam, s.Zeta, s.SDMin)
 		}
@@ -34,7 +34,7 @@ func DiffPIR(ctx context.Context, p Problem, den Denoiser, s DiffPIRSettings) (*
 				return r.step(2, t, nil, func(_, _ *tensor.Tensor) {})
 			}
 			a, b := r.s.AlphaBar(t), r.s.AlphaBar(grid[i+1])
-			err := r.step(2, t, &correction{r.rho(s.Lam, s.SDMin, t), inner}, func(x0, _ *tensor.Tensor) {
+			err := r.step(2, t, &correction{rho: r.rho(s.Lam, s.SDMin, t), inner: inner}, func(x0, _ *tensor.Tensor) {
 				r.advance(x0, x0, a, b, math.Sqrt((1-b)*(1-s.Zeta)), math.Sqrt((1-b)*s.Zeta))
 			})
 			if err != nil {
@@ -60,7 +60,7 @@ type DDNMSettings struct {
 //	x   = sqrt(b) x0' + sqrt(max(0, 1-b - b m^2 sigma^2)) (Eta n + sqrt(1-Eta^2) e)      e of x0, uncorrected
 func DDNM(ctx context.Context, p Problem, den Denoiser, s DDNMSettings) (*Result, error) {
 	s.N, s.Eta = int(or(float64(s.N), 100)), or(s.Eta, 0.85)
-	return reconstruct(ctx, p, den, s.Options, func(r *run) error {
+	return reconstruct(ctx, p, den, nil, s.Options, func(r *run) error {
 		bound := lipschitz(p.Operator)
 		if !isLinear(p.Operator) || !(bound > 0) || !(s.Eta >= 0 && s.Eta <= 1) {
 			tensor.Fail("solver.DDNM", "%T with eta %v: expected a linear operator that knows its Lipschitz constant, eta 0 to 1", p.Operator, s.Eta)
@@ -77,7 +77,7 @@ func DDNM(ctx context.Context, p Problem, den Denoiser, s DDNMSettings) (*Result
 				m = min(1, math.Sqrt(1-b)/(math.Sqrt(b)*p.Sigma))
 			}
 			left := math.Sqrt(max(0, 1-b-b*m*m*p.Sigma*p.Sigma))
-			err := r.step(2, t, &correction{1e-3 * bound, inner}, func(corrected, denoised *tensor.Tensor) {
+			err := r.step(2, t, &correction{rho: 1e-3 * bound, inner: inner}, func(corrected, denoised *tensor.Tensor) {
 				r.d.Blend(r.x0, tensor.Blend{Terms: []tensor.Term{{X: denoised, C: 1 - m}, {X: corrected, C: m}}})
 				r.advance(r.x0, denoised, a, b, left*math.Sqrt(1-s.Eta*s.Eta), left*s.Eta)
 			})

@@ -31,7 +31,8 @@ type Progress struct {
 	Phase       int // 1 or 2; the baselines have phase 2 only
 	T           int // timestep of the step
 	Elapsed     time.Duration
-	// Preview downloads the latest clean images, NHWC. It may be called during the callback only.
+	// Preview downloads the latest clean images, NHWC. It may be called during the callback only. With a first stage it may
+	// have to decode them first.
 	Preview func() ([]float32, error)
 }
 
@@ -50,13 +51,18 @@ type Result struct {
 	OperatorCalls int // evaluations of A, of its transposed Jacobian and of Prox
 	Elapsed       time.Duration
 	Denoising     time.Duration // share of the denoiser
-	Correcting    time.Duration // share of the corrections
+	Correcting    time.Duration // share of the corrections, in pictures
+	Encodes       int           // calls of the encoder and of the decoder of a first stage
+	Decodes       int
+	Encoding      time.Duration // shares of them
+	Decoding      time.Duration
 	// Residual is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where the image explains the measurement up to
 	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count.
 	Residual []float64
 }
 
-// run is the state that all solvers step forward: the noisy images x and the latest clean ones x0.
+// run is the state that all solvers step forward: the noisy images x and the latest clean ones x0. With a first stage both
+// are latents, and image is the picture of x0, unless it is stale; without one image is x0.
 type run struct {
 	ctx      context.Context
 	o        Options
@@ -65,6 +71,9 @@ type run struct {
 	c        *corrector
 	d        *tensor.Device
 	x, x0, n *tensor.Tensor // overwritten in place, so that memory stays level
+	image    *tensor.Tensor
+	latents  *latents // nil without a first stage
+	stale    bool
 	draws    int
 	total    int
 	start    time.Time
@@ -74,7 +83,7 @@ type run struct {
 
 // reconstruct runs an algorithm inside one memory bracket and turns panics of misuse into errors. A run that the context
 // ends returns the best images so far together with the context's error.
-func reconstruct(ctx context.Context, p Problem, den Denoiser, o Options, algorithm func(r *run) error) (res *Result, err error) {
+func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage, o Options, algorithm func(r *run) error) (res *Result, err error) {
 	if p.Y == nil || p.Operator == nil || den == nil {
 		return nil, fmt.Errorf("solver: operator, measurement and denoiser must be given")
 	}
@@ -100,21 +109,31 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, o Options, algori
 	if o.trace != nil {
 		r.c.record = func(half []float64) { r.losses = append(r.losses, half) }
 	}
-	shape := r.c.shape
-	r.x, r.n = d.New(shape[0], shape[1], shape[2], shape[3]), d.New(shape[0], shape[1], shape[2], shape[3])
 	guess := p.Start
 	if guess == nil {
 		guess = firstGuess(p.Operator, r.c.Y)
-		r.c.fits("Guess", guess, shape)
+		r.c.fits("Guess", guess, r.c.shape)
 	}
-	r.x0 = copied(guess)
+	r.image = copied(guess)
+	r.x0 = r.image
+	if stage != nil {
+		r.latents = newLatents(d, stage, den, r.c.shape, res)
+		if r.x0, err = r.latents.encode(guess); err != nil {
+			return res, err
+		}
+	}
+	shape := r.x0.Shape()
+	r.x, r.n = d.New(shape[0], shape[1], shape[2], shape[3]), d.New(shape[0], shape[1], shape[2], shape[3])
 
 	stopped := algorithm(r)
 	if stopped != nil && (ctx.Err() == nil || !errors.Is(stopped, ctx.Err())) {
 		return res, stopped
 	}
+	if err := r.show(); err != nil {
+		return res, err
+	}
 	res.OperatorCalls = r.c.calls
-	if res.Residual, err = r.c.residuals(r.x0); err != nil {
+	if res.Residual, err = r.c.residuals(r.image); err != nil {
 		return res, err
 	}
 	for i, v := range res.Residual {
@@ -126,7 +145,7 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, o Options, algori
 		return res, err
 	}
 	res.Elapsed = time.Since(r.start)
-	res.X0, complete = copied(r.x0), true
+	res.X0, complete = copied(r.image), true
 	return res, stopped
 }
 
@@ -171,6 +190,7 @@ func (r *run) advance(x0, xe *tensor.Tensor, a, b, ce, cn float64) {
 type correction struct {
 	rho   float64
 	inner Inner
+	last  bool // with a first stage: the corrected picture is the result, and is not encoded
 }
 
 // step makes one denoiser call at timestep t, corrects the clean picture where asked to, keeps it, and lets then lead to
@@ -183,7 +203,7 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 	from := time.Now()
 	denoised := r.den.Denoise(r.x, t)
 	r.res.Calls++
-	if denoised.Shape() != r.c.shape {
+	if denoised.Shape() != r.x.Shape() {
 		tensor.Fail("solver.Denoiser", "clean estimate of %v has shape %v", r.x, denoised)
 	}
 	if err := r.finite(denoised, t); err != nil {
@@ -193,24 +213,70 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 
 	corrected := denoised
 	if by != nil {
-		from = time.Now()
-		corrected = r.c.correct(denoised, by.rho, by.inner)
-		if err := r.d.Sync(); err != nil {
+		var err error
+		if corrected, err = r.correct(denoised, by); err != nil {
 			return err
 		}
-		r.res.Corrections++
-		r.res.Correcting += time.Since(from)
 	}
 	r.d.Blend(r.x0, tensor.Blend{Terms: []tensor.Term{{X: corrected, C: 1}}})
+	r.stale = r.latents != nil && (by == nil || !by.last)
 	if r.o.trace != nil {
 		r.o.trace(trace{phase, t, r.x, denoised, corrected, r.losses})
 		r.losses = nil
 	}
 	then(corrected, denoised)
 	if r.o.Progress != nil {
-		r.o.Progress(Progress{Step: r.res.Calls, Total: r.total, Phase: phase, T: t, Elapsed: time.Since(r.start), Preview: r.x0.Floats})
+		r.o.Progress(Progress{Step: r.res.Calls, Total: r.total, Phase: phase, T: t, Elapsed: time.Since(r.start), Preview: r.preview})
 	}
 	return nil
+}
+
+// correct corrects the clean estimate x0 in the space of the pictures, and comes back to that of the denoiser.
+func (r *run) correct(x0 *tensor.Tensor, by *correction) (*tensor.Tensor, error) {
+	picture := x0
+	if r.latents != nil {
+		var err error
+		if picture, err = r.latents.decode(x0); err != nil {
+			return nil, err
+		}
+	}
+	from := time.Now()
+	picture = r.c.correct(picture, by.rho, by.inner)
+	if err := r.d.Sync(); err != nil {
+		return nil, err
+	}
+	r.res.Corrections++
+	r.res.Correcting += time.Since(from)
+	switch {
+	case r.latents == nil:
+		return picture, nil
+	case by.last:
+		r.d.Blend(r.image, tensor.Blend{Terms: []tensor.Term{{X: picture, C: 1}}})
+		return x0, nil
+	}
+	return r.latents.encode(picture)
+}
+
+// show makes image the picture of x0.
+func (r *run) show() error {
+	if !r.stale {
+		return nil
+	}
+	defer r.d.Tidy()()
+	picture, err := r.latents.decode(r.x0)
+	if err != nil {
+		return err
+	}
+	r.d.Blend(r.image, tensor.Blend{Terms: []tensor.Term{{X: picture, C: 1}}})
+	r.stale = false
+	return nil
+}
+
+func (r *run) preview() ([]float32, error) {
+	if err := r.show(); err != nil {
+		return nil, err
+	}
+	return r.image.Floats()
 }
 
 // finite checks a clean estimate by its norm; this also waits for the device.

@@ -26,14 +26,19 @@ type Parameters struct {
 	SDMin          float64 // floor of the noise level in that weight
 	Inner1, Inner2 Inner   // how to correct in phases 1 and 2
 
+	// Final corrects the picture of the last step, whatever Every and TEnd say, and returns it as it is. It is for latent
+	// priors, where the result is otherwise what the last latent decodes to.
+	Final bool
 	// Keep copies the measured pixels into the result where the operator is a Keeper and sigma is 0.
 	Keep bool
 }
 
 // Settings of a run of Spin. The zero value means the defaults of the operator's task.
 type Settings struct {
-	Parameters     // where all are zero: Defaults for the operator's task, the noise level and the schedule
+	Parameters     // where all are zero: Defaults, or LatentDefaults, for the operator's task, the noise level and the schedule
 	Calls      int // budget of denoiser calls, to which K1 and P are scaled; 0: as they are. See Fast and Best
+	// FirstStage, where set, makes Spin a latent one: the denoiser works on its latents, the operator on its pictures.
+	FirstStage FirstStage
 	Options
 }
 
@@ -47,12 +52,17 @@ type Settings struct {
 //	    s2 = EtaG^2 (1-b) where guided, otherwise EtaU^2 (1-b)/(1-a) (1-a/b)
 //	    x  = sqrt(b) x0 + sqrt(1-b-s2) e + sqrt(s2) n                  the last x0 is the result
 //
+// With a first stage x and x0 are latents, g is encoded, and correct(x0) = E(correct(Dec(x0))): plain steps need no first
+// stage. Nothing is differentiated but the operator.
+//
 // Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0.
 //
 // When the context ends, the Result holds the best images so far and the error is the context's.
 func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
-	return reconstruct(ctx, p, den, s.Options, func(r *run) error {
-		if s.Parameters == (Parameters{}) {
+	return reconstruct(ctx, p, den, s.FirstStage, s.Options, func(r *run) error {
+		if s.Parameters == (Parameters{}) && s.FirstStage != nil {
+			s.Parameters = LatentDefaults(p.Operator, p.Sigma, r.s).Parameters
+		} else if s.Parameters == (Parameters{}) {
 			s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, r.s).Parameters
 		}
 		return r.spin(s.Budget(s.Calls).checked(r))
@@ -66,7 +76,7 @@ func (r *run) spin(s Parameters) error {
 
 	r.begin(star)
 	for range s.K1 {
-		by := &correction{r.rho(s.Lam1, s.SDMin, s.TStar), s.Inner1}
+		by := &correction{rho: r.rho(s.Lam1, s.SDMin, s.TStar), inner: s.Inner1}
 		err := r.step(1, s.TStar, by, func(x0, _ *tensor.Tensor) {
 			r.advance(x0, x0, star, star, 0, math.Sqrt(1-star))
 		})
@@ -77,7 +87,10 @@ func (r *run) spin(s Parameters) error {
 	for i, t := range grid {
 		var by *correction
 		if i%s.Every == 0 && t >= s.TEnd {
-			by = &correction{r.rho(s.Lam2, s.SDMin, t), s.Inner2}
+			by = &correction{rho: r.rho(s.Lam2, s.SDMin, t), inner: s.Inner2}
+		}
+		if i == len(grid)-1 && s.Final && r.latents != nil {
+			by = &correction{rho: r.rho(s.Lam2, min(s.SDMin, pictureFloor), t), inner: s.Inner2, last: true}
 		}
 		err := r.step(2, t, by, func(x0, _ *tensor.Tensor) {
 			if i == len(grid)-1 {
@@ -95,7 +108,10 @@ func (r *run) spin(s Parameters) error {
 		}
 	}
 	if k, ok := r.c.Operator.(Keeper); ok && s.Keep && r.c.Sigma == 0 {
-		r.x0 = k.Keep(r.x0, r.c.Y)
+		if err := r.show(); err != nil {
+			return err
+		}
+		r.image = k.Keep(r.image, r.c.Y)
 	}
 	return nil
 }
