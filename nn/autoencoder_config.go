@@ -102,6 +102,9 @@ type TinyConfig struct {
 	ShiftFactor             float64 `json:"shift_factor"`
 }
 
+// Downsampling is the factor between pictures and latents: sizes of pictures must be divisible by it.
+func (c TinyConfig) Downsampling() int { return 1 << (len(c.EncoderBlockOutChannels) - 1) }
+
 // ParseTinyConfig reads the JSON form, strictly, and checks it.
 func ParseTinyConfig(b []byte) (TinyConfig, error) {
 	var c TinyConfig

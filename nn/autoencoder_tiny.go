@@ -41,7 +41,7 @@ func LoadAutoencoderTiny(d *tensor.Device, s *weights.Scope, c TinyConfig, o Loa
 }
 
 // Downsampling is the factor between pictures and latents: sizes of pictures must be divisible by it.
-func (a *AutoencoderTiny) Downsampling() int { return 1 << (len(a.Config.EncoderBlockOutChannels) - 1) }
+func (a *AutoencoderTiny) Downsampling() int { return a.Config.Downsampling() }
 
 // PictureChannels is the number of channels of what Encode takes.
 func (a *AutoencoderTiny) PictureChannels() int { return a.Config.InChannels }

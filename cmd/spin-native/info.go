@@ -22,10 +22,34 @@ type infoReport struct {
 	File       string           `json:"file"`
 	Kind       string           `json:"kind"` // networks, measurement or tensors
 	Components []componentTable `json:"components,omitempty"`
+	Prior      *priorTable      `json:"prior,omitempty"` // what the networks are together, as a prior for pictures
 	Notes      []string         `json:"notes,omitempty"` // what was left out or chosen
 	LeftOut    []string         `json:"left_out,omitempty"`
 
 	measurement *solver.Measurement
+}
+
+// priorTable is how the networks of a file work together, or why they are no prior.
+type priorTable struct {
+	Latent       bool   `json:"latent"`
+	Downsampling int    `json:"downsampling,omitempty"` // between pictures and latents
+	Multiple     int    `json:"multiple,omitempty"`     // sizes of pictures are padded to multiples of it
+	Classes      int    `json:"classes,omitempty"`
+	Problem      string `json:"problem,omitempty"`
+}
+
+func (p priorTable) String() string {
+	if p.Problem != "" {
+		return "no: " + p.Problem
+	}
+	text := "for pictures"
+	if p.Latent {
+		text = fmt.Sprintf("for pictures, on latents %d times smaller", p.Downsampling)
+	}
+	if p.Classes > 0 {
+		text += fmt.Sprintf(", with a class (--label 0 to %d)", p.Classes-1)
+	}
+	return text + fmt.Sprintf("; sizes are padded to multiples of %d", p.Multiple)
 }
 
 // componentTable is one network of a file.
@@ -101,6 +125,7 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 			return nil, nil, err
 		}
 		r.Kind, r.Components = "networks", []componentTable{tabulate(checkpoint.RoleUNet, &info, tensorsOf(f))}
+		r.stack(checkpoint.NewStack(checkpoint.Component{Info: info}, nil))
 		return r, f, r.memory()
 	}
 	if f, err := weights.Open(name); err == nil {
@@ -122,11 +147,24 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 	for _, c := range m.Components {
 		r.Components = append(r.Components, tabulate(c.Role, &c.Info, c.Tensors))
 	}
+	if _, ok := m.Component(checkpoint.RoleUNet); ok {
+		r.stack(m.Stack())
+	}
 	if err := r.memory(); err != nil {
 		m.Close()
 		return nil, nil, err
 	}
 	return r, m, nil
+}
+
+// stack tells what the networks are together.
+func (r *infoReport) stack(s checkpoint.Stack, err error) {
+	if err != nil {
+		r.Prior = &priorTable{Problem: err.Error()}
+		return
+	}
+	r.Prior = &priorTable{Latent: s.FirstStage != nil, Downsampling: s.Downsampling, Multiple: s.Multiple, Classes: s.Classes}
+	r.Notes = append(r.Notes, s.Notes...)
 }
 
 // memory fills in what the networks of the file take to run, where this version can run them.
@@ -219,6 +257,10 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 				fmt.Fprintf(w, "  %s\t%s %v\n", t.Name, t.DType, t.Shape)
 			}
 		}
+	}
+	if r.Prior != nil {
+		fmt.Fprintln(w)
+		row("as a prior", "%s", r.Prior)
 	}
 	for _, n := range r.Notes {
 		row("note", "%s", n)

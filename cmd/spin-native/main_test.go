@@ -364,7 +364,7 @@ func TestTooLarge(t *testing.T) {
 	if availableMemory() == 0 {
 		t.Skip("this system does not tell how much memory is free")
 	}
-	prior, err := priorFlags{path: builtin}.open()
+	prior, err := priorFlags{path: builtin, label: noLabel}.open()
 	require.NoError(t, err)
 	defer prior.close()
 	err = prior.checkMemory(cpu.Options{}, 64, 8000, 8000) // some 4 TB
@@ -397,7 +397,7 @@ func TestPlannedMemory(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, other.Close())
 
-				f := solveFlags{prior: priorFlags{path: path}, deviceFlags: deviceFlags{threads: 2}}
+				f := solveFlags{prior: priorFlags{path: path, label: noLabel}, deviceFlags: deviceFlags{threads: 2}}
 				b, err := cpu.Open(f.options())
 				require.NoError(t, err)
 				d := tensor.NewDevice(b)

@@ -74,11 +74,32 @@ type reconstructReport struct {
 	Seconds        float64           `json:"seconds"`
 	DenoiseSeconds float64           `json:"denoise_seconds"`
 	CorrectSeconds float64           `json:"correct_seconds"`
+	FirstStage     *firstStageReport `json:"first_stage,omitempty"` // of a latent prior
 	Residual       []float64         `json:"residual"`
 	Settings       solver.Parameters `json:"settings"`
 	Measured       *score            `json:"measured,omitempty"`    // the input against the truth
 	FirstGuess     *score            `json:"first_guess,omitempty"` // the operator's own, without the prior
 	Result         []score           `json:"result,omitempty"`      // the outputs against the truth
+}
+
+// firstStageReport is what encoding and decoding took, and their shares of the whole.
+type firstStageReport struct {
+	Encodes       int     `json:"encodes"`
+	Decodes       int     `json:"decodes"`
+	EncodeSeconds float64 `json:"encode_seconds"`
+	DecodeSeconds float64 `json:"decode_seconds"`
+	EncodeShare   float64 `json:"encode_share"`
+	DecodeShare   float64 `json:"decode_share"`
+}
+
+func firstStageOf(r *solver.Result) *firstStageReport {
+	if r.Encodes == 0 {
+		return nil // the first guess of every latent run is encoded
+	}
+	return &firstStageReport{
+		Encodes: r.Encodes, Decodes: r.Decodes, EncodeSeconds: r.Encoding.Seconds(), DecodeSeconds: r.Decoding.Seconds(),
+		EncodeShare: r.Encoding.Seconds() / r.Elapsed.Seconds(), DecodeShare: r.Decoding.Seconds() / r.Elapsed.Seconds(),
+	}
 }
 
 func (f *reconstructFlags) run(c *cobra.Command, input string) error {
@@ -135,8 +156,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	if err != nil {
 		return err
 	}
-	if len(p.info.Guesses) > 0 && !f.quiet {
-		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s does not tell everything; guessed: %s; name its model with --prior-preset if that is wrong\n", f.prior.path, strings.Join(p.info.Guesses, "; "))
+	if len(p.guesses) > 0 && !f.quiet {
+		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s does not tell everything; guessed: %s; name its model with --prior-preset if that is wrong\n", f.prior.path, strings.Join(p.guesses, "; "))
+	}
+	for _, n := range p.notes {
+		if !f.quiet {
+			fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s: %s\n", f.prior.path, n)
+		}
 	}
 	progress, done := watch(c.ErrOrStderr(), f.quiet, f.task)
 	s, err := solve(c.Context(), d, p, m, calls, f.samples, f.seed, progress)
@@ -149,7 +175,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
-		Residual: s.result.Residual, Settings: s.settings,
+		FirstStage: firstStageOf(s.result), Residual: s.result.Residual, Settings: s.settings,
 	}
 	shown := enlarged(pic, w/max(pic.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
@@ -213,6 +239,10 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 
 func (r reconstructReport) print(w io.Writer, m *solver.Measurement) {
 	fmt.Fprintf(w, "%s: %d x %d, %d denoiser calls in %.1f s on %s\n", strings.Join(r.Outputs, ", "), r.Width, r.Height, r.Calls, r.Seconds, r.Device)
+	if s := r.FirstStage; s != nil {
+		fmt.Fprintf(w, "  first stage    %d encodes in %.1f s, %d decodes in %.1f s: %.0f %% of the time\n",
+			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare))
+	}
 	for i := range r.Outputs {
 		fmt.Fprintf(w, "  %s\n", residualText(m, r.Residual[i]))
 	}

@@ -83,6 +83,10 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 		schedule = k.Schedule()
 	}
 	settings := solver.Defaults(task, m.Sigma, schedule)
+	if p.stage != nil {
+		settings = solver.LatentDefaults(problem.Operator, m.Sigma, schedule)
+		settings.FirstStage = p.stage
+	}
 	settings.Calls = calls
 	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
 	res, err := solver.Spin(ctx, problem, p.den, settings)

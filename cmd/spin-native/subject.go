@@ -35,7 +35,11 @@ func openSubject(name string) (subject, error) {
 	case named && preset.FirstStage != nil:
 		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage}, nil
 	}
-	p, err := priorFlags{path: name}.open()
+	p, err := priorFlags{path: name, label: noLabel}.open()
+	if err == nil && p.latent() {
+		p.close()
+		return nil, fmt.Errorf("bench: %s is a latent prior: only its decoder and networks that work on pictures are timed by this version", name)
+	}
 	if err == nil {
 		return denoiserSubject{p}, nil
 	}

@@ -14,15 +14,8 @@ import (
 	"github.com/spin-native/spin/weights"
 )
 
-// Rehearse loads a guided-diffusion network onto a device that only stands for cpu.Open(o), lets run use it, and tells
-// what all that would have taken. edge is the size of the pictures to come. f may be any file with the network's tensors;
-// their values are not read.
-func Rehearse(o cpu.Options, f *weights.File, c nn.UNetConfig, edge int, run func(*nn.UNet) error) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.UNet, error) {
-		return nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
-	}, run)
-}
-
+// rehearse loads a network onto a device that only stands for cpu.Open(o), lets run use it, and tells what all that would
+// have taken. f may be any file with the network's tensors; their values are not read.
 func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *weights.File) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
 	d, err := dryrun.Open(o)
@@ -43,7 +36,9 @@ func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *
 
 // GuidedCost rehearses one call of a network on n pictures of h x w.
 func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (dryrun.Cost, error) {
-	return Rehearse(o, f, c, max(h, w), func(net *nn.UNet) error {
+	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.UNet, error) {
+		return nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
+	}, func(net *nn.UNet) error {
 		m := c.Downsampling()
 		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
 		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)))

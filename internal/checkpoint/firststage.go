@@ -17,6 +17,11 @@ func (c Component) LoadFirstStage(d *tensor.Device, o nn.LoadOptions) (nn.FirstS
 	return LoadFirstStage(d, f, c.Info, o)
 }
 
+// LoadFirstStageFrom is LoadFirstStage with the component's tensors as a file, which may be one of shapes only.
+func (c Component) LoadFirstStageFrom(d *tensor.Device, f *weights.File, o nn.LoadOptions) (nn.FirstStage, error) {
+	return LoadFirstStage(d, f, c.Info, o)
+}
+
 // LoadFirstStage builds the first stage that info describes. f holds its tensors and no others.
 func LoadFirstStage(d *tensor.Device, f *weights.File, info weights.Info, o nn.LoadOptions) (nn.FirstStage, error) {
 	switch info.Family {

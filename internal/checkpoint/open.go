@@ -119,12 +119,52 @@ func Open(path string, o Options) (m *Model, err error) {
 			}
 			return m, o.mustFit(m)
 		}
+		if parts := convertedParts(path); parts != nil {
+			return m, m.parts(parts, o)
+		}
 	}
 	f, err := m.read(path)
 	if err != nil {
 		return m, err
 	}
 	return m, m.file(f, o)
+}
+
+// convertedParts finds what the converter made of an input of several networks: a file for each role.
+func convertedParts(dir string) []string {
+	var parts []string
+	for _, role := range []string{RoleUNet, RoleFirstStage} {
+		for _, ext := range []string{".safetensors", ".safetensors.zst", ".safetensors.index.json"} {
+			if path := filepath.Join(dir, role+ext); exists(path) {
+				parts = append(parts, path)
+				break
+			}
+		}
+	}
+	if len(parts) < 2 {
+		return nil // the readers of single files say what is wrong, if anything is
+	}
+	return parts
+}
+
+// parts takes the files of convertedParts, which say everything themselves.
+func (m *Model) parts(paths []string, o Options) error {
+	if o.Preset != "" || o.Config != nil {
+		return fail(ErrConfig, "the folder holds converted files, which need no preset and no configuration: leave it away, or name one of the files")
+	}
+	for i, role := range []string{RoleUNet, RoleFirstStage} {
+		f, err := m.read(paths[i])
+		if err == nil {
+			err = m.file(f, o)
+		}
+		if err != nil {
+			return in(paths[i], err)
+		}
+		if got := m.Components[len(m.Components)-1].Role; len(m.Components) != i+1 || got != role {
+			return in(paths[i], fail(ErrMixed, "holds a %s, expected one network with the role %s", got, role))
+		}
+	}
+	return nil
 }
 
 func exists(path string) bool {

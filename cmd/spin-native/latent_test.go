@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+)
+
+func latentPrior(t *testing.T) string {
+	return testkit.Shared(t, "fixtures", "ldm_ffhq_style", "model.ckpt")
+}
+
+// TestLatentPrior: one latent prior as a checkpoint and as converted files. Its weights are random, so the filled pixels mean
+// nothing; but they are the same every time and from either source, and the known ones are as they were.
+func TestLatentPrior(t *testing.T) {
+	ckpt, dir := latentPrior(t), t.TempDir()
+	m, err := checkpoint.Open(ckpt, checkpoint.Options{})
+	require.NoError(t, err)
+	defer m.Close()
+	converted := filepath.Join(dir, "converted")
+	require.NoError(t, os.Mkdir(converted, 0o755))
+	for _, c := range m.Components {
+		require.NoError(t, weights.Write(filepath.Join(converted, c.Role+".safetensors"), c.Tensors, c.Info.Metadata()))
+	}
+
+	in := picture(t, dir, 37, 29) // multiples of neither network
+	mask := maskFile(t, dir, "mask.png", 37, 29, func(x, y int) bool { return x > 10 && x < 18 && y < 20 })
+	before, err := imagefile.Read(in, imagefile.Limits{})
+	require.NoError(t, err)
+	var first *imagefile.Image
+	for i, prior := range []string{ckpt, ckpt, converted} {
+		out := filepath.Join(dir, fmt.Sprintf("out-%d.png", i))
+		text := ok(t, "reconstruct", "--prior", prior, "--task", "inpaint", "--mask", mask, "--seed", "3", "--steps", "12", "--quiet", "--json", "-o", out, in)
+		var r reconstructReport
+		require.NoError(t, json.Unmarshal([]byte(text), &r), text)
+		require.NotNil(t, r.FirstStage)
+		require.Equal(t, [2]int{37, 29}, [2]int{r.Width, r.Height})
+		require.Equal(t, r.Corrections, r.FirstStage.Decodes)
+		require.Equal(t, r.Corrections, r.FirstStage.Encodes, "the first guess more, the last picture less")
+		require.Less(t, r.FirstStage.Decodes, r.Calls)
+		require.Greater(t, r.FirstStage.DecodeShare, 0.0)
+		require.Less(t, r.FirstStage.DecodeShare+r.FirstStage.EncodeShare, 1.0)
+		require.Equal(t, []float64{0}, r.Residual)
+		require.True(t, r.Settings.Final)
+		pic, err := imagefile.Read(out, imagefile.Limits{})
+		require.NoError(t, err)
+		changed := 0
+		for p := range pic.Pix {
+			if x, y := p/3%37, p/3/37; !(x > 10 && x < 18 && y < 20) {
+				require.Equal(t, before.Pix[p], pic.Pix[p])
+			} else if before.Pix[p] != pic.Pix[p] {
+				changed++
+			}
+		}
+		require.Positive(t, changed)
+		if first == nil {
+			first = pic
+		}
+		require.Equal(t, first.Pix, pic.Pix, prior)
+	}
+	for name, args := range map[string][]string{
+		"sr": {"--task", "sr", "--scale", "2"}, "deblur": {"--task", "deblur", "--kernel", "gaussian:9:1.5"}, "denoise": {"--task", "denoise", "--sigma", "0.2", "--samples", "2"},
+	} {
+		text := ok(t, append([]string{"reconstruct", "--prior", ckpt, "--steps", "4", "--quiet", "--json", "-o", filepath.Join(dir, name+".png"), in}, args...)...)
+		var r reconstructReport
+		require.NoError(t, json.Unmarshal([]byte(text), &r), text)
+		for _, o := range r.Outputs {
+			require.FileExists(t, o)
+		}
+	}
+	text := ok(t, "reconstruct", "--prior", ckpt, "--task", "inpaint", "--mask", mask, "--steps", "4", "-o", filepath.Join(dir, "words.png"), in)
+	require.Contains(t, text, "first stage")
+
+	text = ok(t, "info", converted)
+	require.Contains(t, text, "on latents 2 times smaller; sizes are padded to multiples of 4")
+	var r infoReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", ckpt)), &r))
+	require.Equal(t, &priorTable{Latent: true, Downsampling: 2, Multiple: 4}, r.Prior)
+}
+
+// TestLabels: a prior that is conditioned on classes, with a first stage from a folder of its own, and the same as a
+// pipeline of diffusers.
+func TestLabels(t *testing.T) {
+	unet, stage := testkit.Shared(t, "fixtures", "diffusers_class_unet", "sharded"), testkit.Shared(t, "fixtures", "diffusers_autoencoder_kl", "f16")
+	dir := t.TempDir()
+	in := picture(t, dir, 24, 16)
+	pipeline := filepath.Join(dir, "pipeline")
+	require.NoError(t, os.Mkdir(pipeline, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(pipeline, "model_index.json"), []byte(`{"unet":["diffusers","UNet2DModel"],"vae":["diffusers","AutoencoderKL"]}`), 0o644))
+	require.NoError(t, os.Symlink(unet, filepath.Join(pipeline, "unet")))
+	require.NoError(t, os.Symlink(stage, filepath.Join(pipeline, "vae")))
+	base := []string{"reconstruct", "--task", "denoise", "--sigma", "0.2", "--steps", "3", "--quiet"}
+	var pics []*imagefile.Image
+	for _, args := range [][]string{
+		{"--prior", unet, "--first-stage", stage, "--label", "0"}, {"--prior", unet, "--first-stage", stage, "--label", "4"}, {"--prior", pipeline, "--label", "4"},
+	} {
+		out := filepath.Join(dir, fmt.Sprintf("out-%d.png", len(pics)))
+		ok(t, append(append(base, "-o", out, in), args...)...)
+		pic, err := imagefile.Read(out, imagefile.Limits{})
+		require.NoError(t, err)
+		pics = append(pics, pic)
+	}
+	require.NotEqual(t, pics[0].Pix, pics[1].Pix)
+	require.Equal(t, pics[1].Pix, pics[2].Pix)
+	require.Contains(t, ok(t, "info", unet), "first stage that decodes them")
+	require.Contains(t, ok(t, "info", pipeline), "with a class (--label 0 to 4)")
+}
+
+// TestLatentRefusals: what does not belong together is refused before anything is computed or written.
+func TestLatentRefusals(t *testing.T) {
+	shared := func(parts ...string) string {
+		return testkit.Shared(t, append([]string{"fixtures"}, parts...)...)
+	}
+	classes, text, kl := shared("diffusers_class_unet", "sharded"), shared("diffusers_sd_unet", "f16"), shared("diffusers_autoencoder_kl", "f16")
+	vq := shared("diffusers_vq_model", "f16")
+	dir := t.TempDir()
+	in := picture(t, dir, 24, 16)
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want []string
+	}{
+		{"no first stage", []string{"--prior", classes}, 1, []string{"latents of 4 channels", "missing", "--first-stage"}},
+		{"first stage of other channels", []string{"--prior", classes, "--first-stage", vq}, 1, []string{"takes 4 channels", "have 3", "do not belong together"}},
+		{"first stage that is none", []string{"--prior", classes, "--first-stage", text}, 1, []string{"holds no first stage"}},
+		{"first stage that is not there", []string{"--prior", classes, "--first-stage", filepath.Join(dir, "none")}, 1, []string{"none"}},
+		{"first stage alone", []string{"--prior", kl}, 1, []string{"holds no UNet"}},
+		{"first stage of pictures", []string{"--prior", "photo", "--first-stage", kl}, 1, []string{"no use for a first stage"}},
+		{"texts", []string{"--prior", text, "--first-stage", kl}, 1, []string{"conditioned on texts", "encoder is missing"}},
+		{"no label", []string{"--prior", classes, "--first-stage", kl}, 2, []string{"--label 0 to 4"}},
+		{"label too large", []string{"--prior", classes, "--first-stage", kl, "--label", "5"}, 2, []string{"--label 5", "0 to 4"}},
+		{"negative label", []string{"--prior", classes, "--first-stage", kl, "--label", "-2"}, 2, []string{"--label -2"}},
+		{"label for nothing", []string{"--prior", "photo", "--label", "1"}, 2, []string{"--label 1", "no classes"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out := filepath.Join(dir, "out.png")
+			code, stdout, errs := spin(t, append([]string{"reconstruct", "--task", "denoise", "--sigma", "0.1", "-o", out, in}, c.args...)...)
+			require.Equal(t, c.code, code, errs)
+			require.Empty(t, stdout)
+			require.Equal(t, 1, strings.Count(errs, "\n"), errs)
+			for _, w := range c.want {
+				require.Contains(t, errs, w)
+			}
+			require.NoFileExists(t, out)
+		})
+	}
+	code, _, errs := spin(t, "bench", "--model", latentPrior(t))
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "latent prior")
+	require.Contains(t, ok(t, "info", text), "conditioned on texts")
+}
+
+// TestLatentMemory: a run of a latent prior takes its memory in one piece, known beforehand.
+func TestLatentMemory(t *testing.T) {
+	f := solveFlags{prior: priorFlags{path: latentPrior(t), label: noLabel}, deviceFlags: deviceFlags{threads: 2}}
+	pic := imagefile.New(30, 26)
+	for i := range pic.Pix {
+		pic.Pix[i] = float32(i%7)/7 - 0.5
+	}
+	scratches, err := solver.ScratchMask(26, 30, 3, 1)
+	require.NoError(t, err)
+	for sigma, spec := range map[float64]solver.Spec{0.05: {Kind: "downsample", Factor: 2}, 0: {Kind: "inpaint", Masks: []*solver.Mask{scratches}}} {
+		t.Run(spec.Kind, func(t *testing.T) {
+			other, err := cpu.Open(cpu.Options{})
+			require.NoError(t, err)
+			m, err := degrade(tensor.NewDevice(other), pic, spec, sigma, 1)
+			require.NoError(t, err)
+			require.NoError(t, other.Close())
+			b, err := cpu.Open(f.options())
+			require.NoError(t, err)
+			d := tensor.NewDevice(b)
+			defer d.Close()
+			run := func(d *tensor.Device, p *prior, calls int) error {
+				_, err := solve(t.Context(), d, p, m, calls, 2, 1, nil)
+				return err
+			}
+			p, err := f.load(d, 2, 26, 30, func(d *tensor.Device, p *prior) error { return run(d, p, rehearsed) })
+			require.NoError(t, err)
+			require.NoError(t, run(d, p, rehearsed+5))
+			s := d.Stats()
+			require.Equal(t, int64(1), s.Allocs)
+			require.Equal(t, s.Allocated, s.Peak)
+		})
+	}
+}

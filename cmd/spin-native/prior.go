@@ -1,0 +1,326 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+	"github.com/spin-native/spin/weights/photo"
+)
+
+// priorFlags say what pictures look like.
+type priorFlags struct {
+	path       string // "photo", or a file or folder
+	preset     string
+	firstStage string // a file or folder, in place of the prior's own
+	label      int    // noLabel without one
+}
+
+const (
+	builtin    = "photo"
+	familyUNet = checkpoint.FamilyGuided
+	noLabel    = -1
+)
+
+func (f *priorFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.path, "prior", builtin, "what pictures look like: photo (built in), or a `FILE` or folder: converted, .safetensors, .pt, .ckpt or of diffusers; a latent one with its first stage")
+	c.Flags().StringVar(&f.preset, "prior-preset", "", "what a raw checkpoint does not tell, by its model's `NAME`: "+strings.Join(checkpoint.PresetNames(), ", "))
+	c.Flags().StringVar(&f.firstStage, "first-stage", "", "the first stage of a latent prior, where another `FILE` or folder holds it")
+	c.Flags().IntVar(&f.label, "label", noLabel, "class of the picture, `N` from 0, for a prior that is conditioned on classes")
+}
+
+// priorFile is an open prior.
+type priorFile struct {
+	weights *weights.File // of the UNet
+	info    weights.Info
+	config  nn.UNetConfig // of a UNet for pictures
+	stack   checkpoint.Stack
+	stage   *weights.File // of a latent prior's first stage
+	label   int
+	closers []io.Closer
+}
+
+func (p *priorFile) close() {
+	for _, c := range p.closers {
+		c.Close()
+	}
+	p.closers, p.weights, p.stage = nil, nil, nil
+}
+
+// latent is whether the UNet works on latents.
+func (p *priorFile) latent() bool { return p.stack.FirstStage != nil }
+
+// open reads what the file says and checks that it can serve as a prior for pictures. Nothing is computed.
+func (f priorFlags) open() (p *priorFile, err error) {
+	p = &priorFile{label: f.label}
+	defer func() {
+		if err != nil {
+			p.close()
+			p, err = nil, fmt.Errorf("prior: %w", err)
+		}
+	}()
+	unet, stage, err := f.components(p)
+	if err != nil {
+		return p, err
+	}
+	if p.stack, err = checkpoint.NewStack(unet, stage); err != nil {
+		if stage == nil && errors.Is(err, checkpoint.ErrMissing) {
+			return p, fmt.Errorf("%s: %w; name a file or folder that holds both, or the other one with --first-stage", f.path, err)
+		}
+		return p, fmt.Errorf("%s: %w", f.path, err)
+	}
+	p.info = unet.Info
+	if p.stack.Guided != nil {
+		p.config = *p.stack.Guided
+	}
+	if p.weights == nil {
+		if p.weights, err = weights.FromTensors(f.path, unet.Tensors, nil); err != nil {
+			return p, err
+		}
+	}
+	if stage != nil {
+		if p.stage, err = weights.FromTensors("first stage", stage.Tensors, nil); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// components finds the UNet, and the first stage if there is one, in the files. p closes them.
+func (f priorFlags) components(p *priorFile) (unet checkpoint.Component, stage *checkpoint.Component, err error) {
+	if f.path == builtin {
+		if p.weights, err = photo.Open(); err != nil {
+			return unet, nil, err
+		}
+		p.closers = append(p.closers, p.weights)
+		unet.Role = checkpoint.RoleUNet
+		unet.Info, err = p.weights.Info()
+	} else {
+		m, err := checkpoint.Open(f.path, checkpoint.Options{Preset: f.preset})
+		if err != nil {
+			return unet, nil, err
+		}
+		p.closers = append(p.closers, m)
+		var ok bool
+		if unet, ok = m.Component(checkpoint.RoleUNet); !ok {
+			return unet, nil, fmt.Errorf("%s holds no UNet", f.path)
+		}
+		if c, ok := m.Component(checkpoint.RoleFirstStage); ok {
+			stage = &c
+		}
+	}
+	if err != nil || f.firstStage == "" {
+		return unet, stage, err
+	}
+	m, err := checkpoint.Open(f.firstStage, checkpoint.Options{})
+	if err != nil {
+		return unet, nil, err
+	}
+	p.closers = append(p.closers, m)
+	c, ok := m.Component(checkpoint.RoleFirstStage)
+	if !ok {
+		return unet, nil, fmt.Errorf("%s holds no first stage", f.firstStage)
+	}
+	return unet, &c, nil
+}
+
+// load builds the network of a prior for pictures on a device and closes the file. edge is the size of the pictures to come.
+func (p *priorFile) load(d *tensor.Device, edge int) (*nn.UNet, error) {
+	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
+	defer p.close()
+	return p.guided(d, p.weights, edge)
+}
+
+func (p *priorFile) guided(d *tensor.Device, f *weights.File, edge int) (*nn.UNet, error) {
+	net, err := nn.LoadUNet(d, f.Scope(), p.config, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+	if err == nil {
+		err = f.CheckAllRead()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prior: %w", err)
+	}
+	return net, nil
+}
+
+// prior is a network with what the solver must know about it.
+type prior struct {
+	den     solver.Denoiser
+	stage   solver.FirstStage // nil: the denoiser works on pictures
+	guesses []string          // what its files do not tell
+	notes   []string
+	noise   solver.Noise // nil: that of the seed
+}
+
+// labels are the classes of n pictures.
+func (p *priorFile) labels(n int) []int {
+	if p.stack.Classes == 0 {
+		return nil
+	}
+	return slices.Repeat([]int{p.label}, n)
+}
+
+// checkLabel is whether the label fits the prior.
+func (p *priorFile) checkLabel() error {
+	switch n := p.stack.Classes; {
+	case n == 0 && p.label != noLabel:
+		return usagef("--label %d: the prior knows no classes", p.label)
+	case n > 0 && p.label == noLabel:
+		return usagef("the prior is conditioned on %d classes: say which one the picture is of, --label 0 to %d, or use an unconditional prior", n, n-1)
+	case n > 0 && (p.label < 0 || p.label >= n):
+		return usagef("--label %d: the prior knows the classes 0 to %d", p.label, n-1)
+	}
+	return nil
+}
+
+// build makes the prior from its networks, or with dry from their shapes alone, for a device that computes nothing. edge is
+// the size of the pictures to come.
+func (p *priorFile) build(d *tensor.Device, edge int, dry bool) (*prior, error) {
+	betas, err := p.info.Schedule.Values()
+	if err != nil {
+		return nil, fmt.Errorf("prior: %w", err)
+	}
+	schedule, err := solver.FromBetas(betas)
+	if err != nil {
+		return nil, fmt.Errorf("prior: %w", err)
+	}
+	o := solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(p.info.Prediction)}
+	out := &prior{guesses: p.info.Guesses, notes: p.stack.Notes}
+	unet := p.weights
+	if dry {
+		unet = unet.ShapesOnly()
+	}
+	if !p.latent() {
+		net, err := p.guided(d, unet, edge)
+		if err != nil {
+			return nil, err
+		}
+		o.Multiple = p.config.Downsampling()
+		out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
+			return net.Forward(x, []float64{t}, p.labels(x.N()))
+		}, o)
+		return out, nil
+	}
+
+	f := p.stack.Downsampling
+	net, err := nn.LoadLatentUNet(d, unet.Scope(), *p.stack.Latent, nn.LoadOptions{MeanOnly: true, ImageSize: (edge + f - 1) / f})
+	if err == nil {
+		err = unet.CheckAllRead()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prior: UNet: %w", err)
+	}
+	stage := p.stage
+	if dry {
+		stage = stage.ShapesOnly()
+	}
+	if out.stage, err = p.stack.FirstStage.LoadFirstStageFrom(d, stage, nn.LoadOptions{ImageSize: edge}); err != nil {
+		return nil, fmt.Errorf("prior: first stage: %w", err)
+	}
+	o.NoClip, o.Multiple = true, net.Config.Downsampling()
+	out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
+		return net.Forward(x, []float64{t}, p.labels(x.N()), nil)
+	}, o)
+	for _, g := range p.stack.FirstStage.Info.Guesses {
+		out.guesses = append(out.guesses[:len(out.guesses):len(out.guesses)], "first stage: "+g)
+	}
+	return out, nil
+}
+
+// load opens a prior and makes a denoiser of it, for n pictures of h x w at a time. run is what will be done with it: load
+// rehearses it on a device that computes nothing, which tells how much memory to take, and refuses what would not fit.
+func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device, *prior) error) (*prior, error) {
+	file, err := f.prior.open()
+	if err != nil {
+		return nil, err
+	}
+	defer file.close()
+	if err := file.checkLabel(); err != nil {
+		return nil, err
+	}
+	// One call first: a run that does not fit should not even be rehearsed, with the pictures that it has on the host.
+	if err := file.checkMemory(f.options(), n, h, w); err != nil {
+		return nil, err
+	}
+	cost, err := file.rehearse(f.options(), max(h, w), func(d *tensor.Device, p *prior) error {
+		p.noise = silence{}
+		return run(d, p)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := fits(cost.Memory, n, h, w); err != nil {
+		return nil, err
+	}
+	if err := d.Reserve(cost.Memory.Activations); err != nil {
+		return nil, err
+	}
+	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
+	defer file.close()
+	return file.build(d, max(h, w), false)
+}
+
+// rehearse builds the prior on a device that computes nothing, lets run use it, and tells what all that would have taken.
+func (p *priorFile) rehearse(o cpu.Options, edge int, run func(*tensor.Device, *prior) error) (cost dryrun.Cost, err error) {
+	defer tensor.Catch(&err)
+	d, err := dryrun.Open(o)
+	if err != nil {
+		return cost, err
+	}
+	defer d.Close()
+	prior, err := p.build(d.Device, edge, true)
+	if err == nil {
+		err = run(d.Device, prior)
+	}
+	return d.Cost(), err
+}
+
+// rehearsed is the number of denoiser calls of a rehearsal. Every step leaves the memory as it found it, so that a few
+// calls tell of all.
+const rehearsed = solver.Fast
+
+// silence is the noise of a rehearsal.
+type silence struct{}
+
+func (silence) Normal(dst []float32, _, _ int) { clear(dst) }
+
+// cost is what one call of the prior on n pictures of h x w takes; for a latent one, the way through its first stage too.
+func (p *priorFile) cost(o cpu.Options, n, h, w int) (cost dryrun.Cost, err error) {
+	if !p.latent() {
+		cost, err = checkpoint.GuidedCost(o, p.weights, p.config, n, h, w)
+	} else {
+		cost, err = p.rehearse(o, max(h, w), func(d *tensor.Device, r *prior) error {
+			m := p.stack.Multiple
+			z, err := r.stage.Encode(d.New(n, (h+m-1)/m*m, (w+m-1)/m*m, 3))
+			if err != nil {
+				return err
+			}
+			_, err = r.stage.Decode(r.den.Denoise(z, 0))
+			return err
+		})
+	}
+	if err != nil {
+		err = fmt.Errorf("prior: %w", err)
+	}
+	return cost, err
+}
+
+// checkMemory refuses pictures of which not even one call of the prior would fit.
+func (p *priorFile) checkMemory(o cpu.Options, n, h, w int) error {
+	cost, err := p.cost(o, n, h, w)
+	if err != nil {
+		return err
+	}
+	return fits(cost.Memory, n, h, w)
+}

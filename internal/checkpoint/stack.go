@@ -1,0 +1,138 @@
+package checkpoint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/weights"
+)
+
+// Stack is what serves as a prior for pictures: a UNet, and around it a first stage where it works on latents.
+type Stack struct {
+	UNet       Component
+	FirstStage *Component // nil where the UNet works on pictures
+
+	Guided *nn.UNetConfig // of the UNet: one of the two
+	Latent *nn.LatentUNetConfig
+
+	Downsampling int // between pictures and latents, 1 without a first stage
+	Multiple     int // what the networks take heights and widths of pictures in multiples of
+	Classes      int // 0: unconditional
+	// Notes are what looks odd, and may yet be meant so.
+	Notes []string
+}
+
+// Stack puts the components together.
+func (m *Model) Stack() (Stack, error) {
+	unet, ok := m.Component(RoleUNet)
+	if !ok {
+		return Stack{}, fail(ErrMissing, "there is no UNet")
+	}
+	var stage *Component
+	if c, ok := m.Component(RoleFirstStage); ok {
+		stage = &c
+	}
+	return NewStack(unet, stage)
+}
+
+// NewStack proves that a UNet, with the first stage or nil, is a prior for pictures. It looks at configurations only.
+func NewStack(unet Component, stage *Component) (s Stack, err error) {
+	s = Stack{UNet: unet, FirstStage: stage, Downsampling: 1}
+	if err := pictures("UNet", unet.Info); err != nil {
+		return s, err
+	}
+	switch unet.Info.Family {
+	case FamilyGuided:
+		c, err := nn.ParseUNetConfig(unet.Info.Model)
+		if err != nil {
+			return s, wrong(err)
+		}
+		if stage != nil {
+			return s, fail(ErrConfig, "a %s works on pictures: it has no use for a first stage", FamilyGuided)
+		}
+		if c.InChannels != 3 {
+			return s, fail(ErrUnsupported, "the UNet takes %d channels, expected 3 of rgb", c.InChannels)
+		}
+		s.Guided, s.Multiple, s.Classes = &c, c.Downsampling(), c.NumClasses
+		return s, predicts(c.OutChannels, c.InChannels)
+	case FamilyLatent:
+		c, err := ParseUNetConfig(unet.Info.Model)
+		if err != nil {
+			return s, err
+		}
+		s.Latent, s.Classes = &c, c.NumClasses
+		return s, s.fit()
+	}
+	return s, fail(ErrUnsupported, "family %s is not that of a denoiser", quote(unet.Info.Family))
+}
+
+// fit proves that the first stage belongs to the latent UNet.
+func (s *Stack) fit() error {
+	c := *s.Latent
+	if c.ContextDim > 0 {
+		return fail(ErrUnsupported, "the UNet is conditioned on texts or the like: it attends to tokens of %d channels, and their encoder is missing, which is not read here; use an unconditional prior, or one with class labels", c.ContextDim)
+	}
+	if s.FirstStage == nil && c.InChannels == 3 {
+		// Of such files alone, those for latents cannot be told from those for pictures.
+		return fail(ErrMissing, "a %s serves as a prior for pictures with its first stage only, and that is missing", FamilyLatent)
+	}
+	if s.FirstStage == nil {
+		return fail(ErrMissing, "the UNet works on latents of %d channels, and the first stage that decodes them to pictures is missing", c.InChannels)
+	}
+	info := s.FirstStage.Info
+	if err := pictures("first stage", info); err != nil {
+		return err
+	}
+	var in, out, latent int
+	switch info.Family {
+	case FamilyKL, FamilyVQ:
+		a, err := ParseAutoencoderConfig(info.Model)
+		if err != nil {
+			return err
+		}
+		in, out, latent, s.Downsampling = a.InChannels, a.OutChannels, a.EmbedDim, a.Downsampling()
+	case FamilyTiny:
+		a, err := ParseTinyConfig(info.Model)
+		if err != nil {
+			return err
+		}
+		in, out, latent, s.Downsampling = a.InChannels, a.OutChannels, a.LatentChannels, a.Downsampling()
+	default:
+		return fail(ErrConfig, "family %s is not a first stage's", quote(info.Family))
+	}
+	if in != 3 || out != 3 {
+		return fail(ErrUnsupported, "the first stage takes %d channels and makes %d, expected 3 of rgb", in, out)
+	}
+	if c.InChannels != latent {
+		return fail(ErrConfig, "the UNet takes %d channels, the latents of the first stage have %d: they do not belong together", c.InChannels, latent)
+	}
+	s.Multiple = s.Downsampling * c.Downsampling()
+	// Sizes are no proof: the autoencoders of Stable Diffusion tell several, and all of them fit.
+	if unet := s.UNet.Info; unet.ImageSize*s.Downsampling != info.ImageSize && told(unet) && told(info) {
+		s.Notes = append(s.Notes, fmt.Sprintf("the UNet was trained on latents of %d pixels, from which the first stage makes %d, but that was trained on %d: they may not belong together",
+			unet.ImageSize, unet.ImageSize*s.Downsampling, info.ImageSize))
+	}
+	return predicts(c.OutChannels, c.InChannels)
+}
+
+func told(i weights.Info) bool {
+	return !slices.ContainsFunc(i.Guesses, func(g string) bool { return strings.HasPrefix(g, "image_size") })
+}
+
+// pictures proves that what an Info says about colours is what everything here works with.
+func pictures(what string, i weights.Info) error {
+	if i.ValueRange != [2]float64{-1, 1} || i.Color != "rgb" {
+		return fail(ErrUnsupported, "the %s works on %s in %v, expected rgb in [-1, 1]", what, i.Color, i.ValueRange)
+	}
+	return nil
+}
+
+// predicts proves that an output is a prediction, or that and a learned variance.
+func predicts(out, in int) error {
+	if out != in && out != 2*in {
+		return fail(ErrUnsupported, "the UNet makes %d channels of %d, expected as many, or twice as many with a learned variance", out, in)
+	}
+	return nil
+}

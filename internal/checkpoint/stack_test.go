@@ -1,0 +1,114 @@
+package checkpoint
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/weights"
+)
+
+// TestStack: what belongs together, and what does not, is found without a tensor.
+func TestStack(t *testing.T) {
+	unet := func(change func(c *nn.LatentUNetConfig)) Component {
+		c := smallUNet(nn.AttendSelf)
+		if change != nil {
+			change(&c)
+		}
+		return Component{Role: RoleUNet, Info: newInfo(FamilyLatent, "", 16, ldmLinear, c)}
+	}
+	stage := func(change func(c *nn.AutoencoderConfig)) *Component {
+		c := smallStage(false)
+		if change != nil {
+			change(&c)
+		}
+		return &Component{Role: RoleFirstStage, Info: newInfo(FamilyVQ, "", 32, ldmLinear, c)}
+	}
+	s, err := NewStack(unet(nil), stage(nil))
+	require.NoError(t, err)
+	require.Equal(t, []int{2, 4, 0}, []int{s.Downsampling, s.Multiple, s.Classes})
+	require.Empty(t, s.Notes)
+	s, err = NewStack(unet(func(c *nn.LatentUNetConfig) { c.NumClasses = 5 }), stage(nil))
+	require.NoError(t, err)
+	require.Equal(t, 5, s.Classes)
+
+	large := stage(nil)
+	large.Info.ImageSize = 64
+	s, err = NewStack(unet(nil), large)
+	require.NoError(t, err)
+	require.Len(t, s.Notes, 1)
+	require.Contains(t, s.Notes[0], "latents of 16 pixels, from which the first stage makes 32, but that was trained on 64")
+	large.Info.Guesses = []string{"image_size 64: the file does not tell"}
+	s, err = NewStack(unet(nil), large)
+	require.NoError(t, err)
+	require.Empty(t, s.Notes)
+
+	photo, _ := FindPreset("photo")
+	guided := Component{Role: RoleUNet, Info: *photo.UNet}
+	s, err = NewStack(guided, nil)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 8}, []int{s.Downsampling, s.Multiple})
+
+	bgr := stage(nil)
+	bgr.Info.Color = "bgr"
+	for name, c := range map[string]struct {
+		unet  Component
+		stage *Component
+		kind  error
+		words string
+	}{
+		"no first stage":                {unet(nil), nil, ErrMissing, "latents of 4 channels"},
+		"no first stage, 3 channels":    {unet(func(c *nn.LatentUNetConfig) { c.InChannels, c.OutChannels = 3, 3 }), nil, ErrMissing, "first stage"},
+		"latents of other channels":     {unet(nil), stage(func(c *nn.AutoencoderConfig) { c.EmbedDim = 3 }), ErrConfig, "takes 4 channels, the latents of the first stage have 3"},
+		"more inputs than latents":      {unet(func(c *nn.LatentUNetConfig) { c.InChannels = 9 }), stage(nil), ErrConfig, "takes 9 channels"},
+		"outputs of another kind":       {unet(func(c *nn.LatentUNetConfig) { c.OutChannels = 3 }), stage(nil), ErrUnsupported, "makes 3 channels of 4"},
+		"texts":                         {Component{Info: newInfo(FamilyLatent, "", 16, ldmLinear, smallUNet(nn.AttendTransformer))}, stage(nil), ErrUnsupported, "tokens of 12 channels"},
+		"grey pictures":                 {unet(nil), stage(func(c *nn.AutoencoderConfig) { c.InChannels, c.OutChannels = 1, 1 }), ErrUnsupported, "takes 1 channels"},
+		"other colours":                 {unet(nil), bgr, ErrUnsupported, "bgr"},
+		"a first stage of a pixel UNet": {guided, stage(nil), ErrConfig, "no use for a first stage"},
+		"a first stage for a UNet":      {*stage(nil), nil, ErrUnsupported, "vq-model"},
+		"a UNet for a first stage":      {unet(nil), &guided, ErrConfig, "not a first stage's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := NewStack(c.unet, c.stage)
+			require.ErrorIs(t, err, c.kind)
+			require.ErrorContains(t, err, c.words)
+		})
+	}
+	_, err = (&Model{Components: []Component{*stage(nil)}}).Stack()
+	require.ErrorIs(t, err, ErrMissing)
+}
+
+// TestConvertedFolder: what the converter writes for an input of several networks is read as one.
+func TestConvertedFolder(t *testing.T) {
+	m := open(t, save(t, latentCheckpoint(t)), Options{})
+	require.Len(t, m.Components, 2)
+	dir := t.TempDir()
+	for _, c := range m.Components {
+		require.NoError(t, weights.Write(filepath.Join(dir, c.Role+".safetensors"), c.Tensors, c.Info.Metadata()))
+	}
+	again := open(t, dir, Options{})
+	require.Len(t, again.Components, 2)
+	for i, c := range m.Components {
+		require.Equal(t, c.Role, again.Components[i].Role)
+		require.JSONEq(t, string(c.Info.Model), string(again.Components[i].Info.Model))
+		requireSame(t, c.Tensors, again.Components[i].Tensors)
+	}
+	_, err := again.Stack()
+	require.NoError(t, err)
+
+	refused(t, dir, Options{Preset: "ldm-ffhq-vq4"}, ErrConfig, "leave it away")
+	unet, stage := filepath.Join(dir, "unet.safetensors"), filepath.Join(dir, "first_stage.safetensors")
+	require.NoError(t, os.Rename(stage, filepath.Join(dir, "old")))
+	data, err := os.ReadFile(unet)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(stage, data, 0o666))
+	refused(t, dir, Options{}, ErrMixed, "expected one network with the role first_stage")
+	require.NoError(t, os.Remove(stage))
+	m = open(t, dir, Options{}) // a folder with one file in it is that file
+	require.Len(t, m.Components, 1)
+	require.Equal(t, RoleUNet, m.Components[0].Role)
+}
