@@ -29,8 +29,8 @@ type latents struct {
 	res    *Result
 }
 
-// newLatents checks that the first stage takes pictures of a shape. What it takes in multiples of Downsampling, and the
-// denoiser in multiples of its own, is padded as a picture: mirrored outwards before it is encoded.
+// newLatents checks that the first stage takes pictures of a shape. Pictures are padded, mirrored outwards, to multiples of
+// Downsampling times the multiple that the denoiser takes latents in, so that latents never have to be.
 func newLatents(d *tensor.Device, stage FirstStage, den Denoiser, shape [4]int, res *Result) *latents {
 	const op = "solver.FirstStage"
 	f := stage.Downsampling()

@@ -160,8 +160,8 @@ func (m *Model) parts(paths []string, o Options) error {
 		if err != nil {
 			return in(paths[i], err)
 		}
-		if got := m.Components[len(m.Components)-1].Role; len(m.Components) != i+1 || got != role {
-			return in(paths[i], fail(ErrMixed, "holds a %s, expected one network with the role %s", got, role))
+		if len(m.Components) != i+1 || m.Components[i].Role != role {
+			return in(paths[i], fail(ErrMixed, "expected one network with the role %s", role))
 		}
 	}
 	return nil
