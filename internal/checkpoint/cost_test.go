@@ -19,7 +19,7 @@ func TestLatentCost(t *testing.T) {
 	cost, err := LatentCost(cpu.Options{}, weights.Synthetic("sd", 1), c, 1, 64, 64)
 	require.NoError(t, err)
 	require.InEpsilon(t, 0.8e12, cost.FLOP, 0.05)
-	require.Greater(t, cost.Memory.Weights, int64(4*859_520_964))
+	require.Greater(t, cost.Memory.Weights, int64(4*859_000_000)) // those of the norms are tensors
 	require.Positive(t, cost.Memory.Activations)
 	odd, err := LatentCost(cpu.Options{}, weights.Synthetic("sd", 1), c, 1, 57, 64) // as 64 x 64
 	require.NoError(t, err)
