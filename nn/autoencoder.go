@@ -18,6 +18,7 @@ type Autoencoder struct {
 	Trace func(name string, x *tensor.Tensor)
 
 	latent
+	tiling           Tiling
 	encoder, decoder chain
 	mean, logVar     *tensor.Kernel // the halves of quant_conv; logVar is nil with a code book
 	codes            *tensor.Tensor // [1,1,EmbedDim,NumEmbeddings], nil without a code book
@@ -35,7 +36,7 @@ func LoadAutoencoder(d *tensor.Device, s *weights.Scope, c AutoencoderConfig, o 
 		o.ImageSize = 256
 	}
 	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
-	a = &Autoencoder{Config: c, latent: newLatent(d, c.EmbedDim, c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd)}
+	a = &Autoencoder{Config: c, tiling: o.Tiling, latent: newLatent(d, c.EmbedDim, c.ScaleFactor, c.ShiftFactor, c.LatentsMean, c.LatentsStd)}
 	if !o.DecoderOnly {
 		a.encoder = l.encoder(c)
 		a.loadQuantConv(l.at("quant_conv"))
@@ -105,7 +106,7 @@ func (a *Autoencoder) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 
 func (a *Autoencoder) encoded(x *tensor.Tensor) *tensor.Tensor {
 	checkPicture("nn.Autoencoder", a.encoder, x, a.Config.InChannels, a.Downsampling())
-	return a.encoder.forward(x, a.Trace)
+	return a.encoder.run(x, a.tiling, a.Trace)
 }
 
 // Posterior is what autoencoder-kl makes of pictures: a Gaussian for every element of the latents.
@@ -212,7 +213,7 @@ func (a *Autoencoder) Decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 	if a.codes != nil {
 		z, _ = a.d.Nearest(z, a.codes)
 	}
-	return a.decoder.forward(z, a.Trace), nil
+	return a.decoder.run(z, a.tiling, a.Trace), nil
 }
 
 // DecodeAsIs is Decode without the code book.
@@ -220,7 +221,7 @@ func (a *Autoencoder) DecodeAsIs(z *tensor.Tensor) (x *tensor.Tensor, err error)
 	defer tensor.Catch(&err)
 	defer a.d.Tidy(&x)()
 	a.check("nn.Autoencoder", z)
-	return a.decoder.forward(z, a.Trace), nil
+	return a.decoder.run(z, a.tiling, a.Trace), nil
 }
 
 // resnet is a block of an autoencoder: x + conv2(SiLU(GN(conv1(SiLU(GN(x)))))), x by a 1x1 convolution where channels change.

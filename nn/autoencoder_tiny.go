@@ -17,6 +17,7 @@ type AutoencoderTiny struct {
 	Trace func(name string, x *tensor.Tensor)
 
 	latent
+	tiling           Tiling
 	encoder, decoder chain
 }
 
@@ -32,7 +33,7 @@ func LoadAutoencoderTiny(d *tensor.Device, s *weights.Scope, c TinyConfig, o Loa
 	}
 	l := loader{d: d, s: s, size: o.ImageSize, buf: new([]float32)}
 	a = &AutoencoderTiny{
-		Config: c, latent: newLatent(d, c.LatentChannels, c.ScaleFactor, c.ShiftFactor, nil, nil), decoder: l.tinyDecoder(c),
+		Config: c, latent: newLatent(d, c.LatentChannels, c.ScaleFactor, c.ShiftFactor, nil, nil), tiling: o.Tiling, decoder: l.tinyDecoder(c),
 	}
 	if !o.DecoderOnly {
 		a.encoder = l.tinyEncoder(c)
@@ -50,7 +51,7 @@ func (a *AutoencoderTiny) PictureChannels() int { return a.Config.InChannels }
 func (a *AutoencoderTiny) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
 	checkPicture("nn.AutoencoderTiny", a.encoder, x, a.Config.InChannels, a.Downsampling())
-	return a.encoder.forward(x, a.Trace), nil
+	return a.encoder.run(x, a.tiling, a.Trace), nil
 }
 
 // Decode maps latents [N,h,w,LatentChannels] to pictures [N,f*h,f*w,OutChannels], near [-1,1] but not clipped to it, where
@@ -58,7 +59,7 @@ func (a *AutoencoderTiny) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error)
 func (a *AutoencoderTiny) Decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
 	a.check("nn.AutoencoderTiny", z)
-	return a.decoder.forward(z, a.Trace), nil
+	return a.decoder.run(z, a.tiling, a.Trace), nil
 }
 
 // tinyConv is a convolution of act(scale * x + offset), with a ReLU behind it or not.
@@ -73,12 +74,19 @@ type tinyConv struct {
 func (c *tinyConv) forward(x *tensor.Tensor) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
-	in := tensor.Input{X: x, Act: c.act, Sampling: c.sampling}
-	if c.affine != nil {
-		row := append(slices.Repeat(c.affine[:1], x.C()), slices.Repeat(c.affine[1:], x.C())...)
-		in.Affine = d.From(slices.Repeat(row, x.N()), x.N(), 1, 2, x.C())
-	}
+	in := c.input(d, x.N(), x.C())
+	in.X = x
 	return d.Conv2D(c.kernel, in, tensor.Epilogue{ReLU: c.relu})
+}
+
+// input says how n images of so many channels are read.
+func (c *tinyConv) input(d *tensor.Device, n, channels int) tensor.Input {
+	in := tensor.Input{Act: c.act, Sampling: c.sampling}
+	if c.affine != nil {
+		row := append(slices.Repeat(c.affine[:1], channels), slices.Repeat(c.affine[1:], channels)...)
+		in.Affine = d.From(slices.Repeat(row, n), n, 1, 2, channels)
+	}
+	return in
 }
 
 // tinyBlock is ReLU(x + conv(ReLU(conv(ReLU(conv(x)))))).

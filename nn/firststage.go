@@ -34,6 +34,14 @@ type step struct {
 // the statistics of the norms and the attentions; everything else reaches one pixel beyond its own.
 type chain []step
 
+// run is forward, or does the same with bounded memory.
+func (c chain) run(x *tensor.Tensor, t Tiling, trace func(string, *tensor.Tensor)) *tensor.Tensor {
+	if t.Pixels > 0 {
+		return c.tiled(x, t, trace)
+	}
+	return c.forward(x, trace)
+}
+
 // forward runs the layers over x, which stays.
 func (c chain) forward(x *tensor.Tensor, trace func(string, *tensor.Tensor)) (out *tensor.Tensor) {
 	defer x.Device().Tidy(&out)()

@@ -81,6 +81,8 @@ type LoadOptions struct {
 	ImageSize int
 	// DecoderOnly leaves a first stage's encoder out. The tensors of encoder and quant_conv are not read then.
 	DecoderOnly bool
+	// Tiling bounds a first stage's memory.
+	Tiling Tiling
 }
 
 // LoadUNet reads a UNet by its upstream names. Every shape is checked; the error names the first tensor that is missing,

@@ -160,7 +160,7 @@ func (d *Device) Tidy(keep ...**Tensor) func() {
 
 func (t *Tensor) wanted(keep []**Tensor) bool {
 	for _, k := range keep {
-		if *k == t || (*k != nil && (*k).moments == t) {
+		if *k == t || (*k != nil && ((*k).moments == t || (*k).of == t)) {
 			return true
 		}
 	}

@@ -69,6 +69,9 @@ func (k *Kernel) Channels() (in, out int) {
 	return w.In, w.Out
 }
 
+// Shape is what the kernel was prepared from, without the weights.
+func (k *Kernel) Shape() kernels.ConvWeights { return k.k.Weights() }
+
 // Conv2D runs a convolution; see kernels.Conv2D for the formula.
 func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 	const op = "tensor.Conv2D"
@@ -161,6 +164,25 @@ func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32
 		Gamma: d.view(op, gamma), Beta: d.view(op, beta), Modulate: d.view(op, modulate),
 	})
 	return in
+}
+
+// Affine is the normalisation of parts of images by the moments of the whole ones [N,1,2,C], which have so many pixels
+// each: what Input.Affine takes. See GroupNorm.
+func (d *Device) Affine(moments *Tensor, pixels int, gamma, beta *Tensor, groups int, eps float32) *Tensor {
+	const op = "tensor.Affine"
+	c := moments.C()
+	if groups <= 0 || c%groups != 0 || moments.H() != 1 || moments.W() != 2 || pixels < 1 {
+		Fail(op, "moments %v of %d pixels given for %d groups", moments, pixels, groups)
+	}
+	if gamma.Shape() != [4]int{1, 1, 1, c} || beta.Shape() != gamma.Shape() {
+		Fail(op, "gamma %v and beta %v given for %d channels", gamma, beta, c)
+	}
+	out := d.New(moments.N(), 1, 2, c)
+	d.b.Norm(&kernels.Norm{
+		Dst: out.v, Moments: [2]kernels.View{d.view(op, moments)}, Pixels: pixels, Groups: groups, Eps: eps,
+		Gamma: d.view(op, gamma), Beta: d.view(op, beta),
+	})
+	return out
 }
 
 // Heads says where the heads of a query, key or value lie inside a tensor's channels.

@@ -12,6 +12,7 @@ type Tensor struct {
 	v       kernels.View
 	at      *span   // in the device's arena; nil: freed
 	moments *Tensor // per-channel moments, where the operation that made the tensor gathered them
+	of      *Tensor // whose rows these are, nil: of its own
 }
 
 // Device returns the device that holds the tensor.
@@ -64,7 +65,7 @@ func (t *Tensor) Free() {
 }
 
 func (t *Tensor) release() {
-	if t.freed() {
+	if t.freed() || t.of != nil {
 		return
 	}
 	if t.at.r.buf != nil { // the device is open
@@ -77,7 +78,38 @@ func (t *Tensor) release() {
 	}
 }
 
-func (t *Tensor) freed() bool { return t.at == nil }
+func (t *Tensor) freed() bool {
+	if t.of != nil {
+		return t.of.freed()
+	}
+	return t.at == nil
+}
+
+// Rows is a view of the rows from <= y < to of image n. It lives as long as the tensor and is nothing to free.
+func (t *Tensor) Rows(n, from, to int) *Tensor {
+	const op = "tensor.Rows"
+	t.alive(op)
+	if n < 0 || n >= t.N() || from < 0 || from >= to || to > t.H() {
+		Fail(op, "rows %d to %d of image %d of %v", from, to, n, t)
+	}
+	v := t.v.Image(n)
+	v.Off += from * v.W * v.C
+	v.H = to - from
+	root := t
+	if t.of != nil {
+		root = t.of
+	}
+	return &Tensor{d: t.d, v: v, of: root}
+}
+
+// SetRows overwrites rows of image n, from the given one on, with the image src.
+func (t *Tensor) SetRows(n, from int, src *Tensor) {
+	t.d.Blend(t.Rows(n, from, from+src.H()), Blend{Terms: []Term{{X: src, C: 1}}})
+	if t.moments != nil { // no longer those of the contents
+		t.moments.release()
+		t.moments = nil
+	}
+}
 
 func (t *Tensor) alive(op string) {
 	if t.freed() {

@@ -246,3 +246,52 @@ func Example() {
 	fmt.Printf("%.3f\n", values)
 	// Output: [-2.683 -0.894 0.894 2.683]
 }
+
+func TestRows(t *testing.T) {
+	d := tensor.NewDevice(ref.Open())
+	defer d.Close()
+	data := make([]float32, 2*4*3*2)
+	for i := range data {
+		data[i] = float32(i)
+	}
+	x := d.From(data, 2, 4, 3, 2)
+	x.Moments()
+	v := x.Rows(1, 1, 3)
+	require.Equal(t, [4]int{1, 2, 3, 2}, v.Shape())
+	got, err := v.Floats()
+	require.NoError(t, err)
+	require.Equal(t, data[30:42], got)
+	got, err = v.Rows(0, 1, 2).Floats()
+	require.NoError(t, err)
+	require.Equal(t, data[36:42], got)
+
+	stale := x.Moments()
+	x.SetRows(0, 2, v)
+	copy(data[12:24], data[30:42])
+	got, err = x.Floats()
+	require.NoError(t, err)
+	require.Equal(t, data, got)
+	require.NotSame(t, stale, x.Moments())
+
+	// A view that a bracket hands on keeps what it is part of.
+	var kept *tensor.Tensor
+	func() {
+		defer d.Tidy()()
+		func() {
+			defer d.Tidy(&kept)()
+			kept = d.From(data, 2, 4, 3, 2).Rows(0, 0, 1)
+		}()
+		got, err := kept.Floats()
+		require.NoError(t, err)
+		require.Equal(t, data[:6], got)
+	}()
+	require.ErrorContains(t, caught(func() { kept.Rows(0, 0, 1) }), "freed")
+	require.ErrorContains(t, caught(func() { x.Rows(2, 0, 1) }), "image 2")
+	require.ErrorContains(t, caught(func() { x.Rows(0, 3, 5) }), "rows 3 to 5")
+}
+
+func caught(f func()) (err error) {
+	defer tensor.Catch(&err)
+	f()
+	return nil
+}

@@ -32,7 +32,7 @@ type benchReport struct {
 func newBench() *cobra.Command {
 	var dev deviceFlags
 	var model string
-	var size, batch, runs int
+	var size, batch, runs, maxMemory int
 	var asJSON, layers bool
 	c := &cobra.Command{
 		Use:   "bench",
@@ -49,17 +49,21 @@ operations can exceed the former, data that stay in the caches the latter.`,
   spin-native bench --model ffhq_10m
   spin-native bench --layers --runs 20
   spin-native bench --model sd-vae --size 512
+  spin-native bench --model sd-vae --size 1024 --max-memory 2000
   spin-native bench --model model.safetensors --size 512 --threads 1 --json`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
-				return usagef("--size %d, --batch %d, --runs %d: expected 1 to 8192, 1 to 256 and 1 to 10000", size, batch, runs)
+			if maxMemory < 0 || size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
+				return usagef("--size %d, --batch %d, --runs %d, --max-memory %d: expected 1 to 8192, 1 to 256, 1 to 10000, 0 or more", size, batch, runs, maxMemory)
 			}
-			s, err := openSubject(model)
+			s, err := openSubject(model, int64(maxMemory)<<20)
 			if err != nil {
 				return err
 			}
 			defer s.close()
+			if _, ok := s.(*decoderSubject); maxMemory > 0 && !ok {
+				return usagef("--max-memory: only decoders can run in bands")
+			}
 			d, err := dev.open(c)
 			if err != nil {
 				return err
@@ -113,6 +117,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or with a first stage alone, or a network's name, for random weights: ffhq_10m, imagenet256, sd-vae, ldm-ffhq-vq4 (its first stage), ...")
 	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
+	c.Flags().IntVar(&maxMemory, "max-memory", 0, "of a decoder's weights and tensors in `MB`: it runs in bands where it would take more; 0: no limit")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
 	c.Flags().BoolVar(&layers, "layers", false, "time every layer as well")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")

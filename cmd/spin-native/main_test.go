@@ -521,6 +521,12 @@ func TestBenchDecoder(t *testing.T) {
 	code, _, errText := spin(t, "bench", "--size", "33", "--model", file)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errText, "multiple of 2")
+	code, _, errText = spin(t, "bench", "--size", "32", "--model", "sd-vae", "--max-memory", "1")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errText, "the limit is 1 MB")
+	code, _, errText = spin(t, "bench", "--max-memory", "1")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errText, "only decoders")
 }
 
 // TestPhotoPrior is the program's main job on a small crop: the built-in prior makes the picture better.

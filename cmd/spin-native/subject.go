@@ -22,7 +22,8 @@ type subject interface {
 }
 
 // openSubject opens a prior or, where there is none, a first stage; or makes random weights of a named network's shapes.
-func openSubject(name string) (subject, error) {
+// maxMemory in bytes, where it is not 0, is what a decoder may take.
+func openSubject(name string, maxMemory int64) (subject, error) {
 	preset, named := checkpoint.FindPreset(name)
 	switch {
 	case name == builtin:
@@ -33,7 +34,7 @@ func openSubject(name string) (subject, error) {
 		}
 		return denoiserSubject{&priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, config: config}}, nil
 	case named && preset.FirstStage != nil:
-		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage}, nil
+		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage, maxMemory: maxMemory}, nil
 	}
 	p, err := priorFlags{path: name, label: noLabel}.open()
 	if err == nil && p.latent() {
@@ -43,7 +44,7 @@ func openSubject(name string) (subject, error) {
 	if err == nil {
 		return denoiserSubject{p}, nil
 	}
-	if s, stageErr := openDecoder(name); stageErr == nil {
+	if s, stageErr := openDecoder(name, maxMemory); stageErr == nil {
 		return s, nil
 	} else if !errors.Is(stageErr, errNoStage) {
 		return nil, stageErr
@@ -74,12 +75,15 @@ type decoderSubject struct {
 	weights *weights.File // without the encoder's tensors
 	info    weights.Info
 	model   *checkpoint.Model // nil: random weights
+
+	maxMemory int64 // in bytes, 0: no limit
+	tiling    nn.Tiling
 }
 
 // errNoStage is matched where a file holds no first stage.
 var errNoStage = errors.New("no first stage")
 
-func openDecoder(path string) (*decoderSubject, error) {
+func openDecoder(path string, maxMemory int64) (*decoderSubject, error) {
 	m, err := checkpoint.Open(path, checkpoint.Options{})
 	if err != nil {
 		return nil, err
@@ -100,7 +104,7 @@ func openDecoder(path string) (*decoderSubject, error) {
 		m.Close()
 		return nil, err
 	}
-	return &decoderSubject{f, c.Info, m}, nil
+	return &decoderSubject{weights: f, info: c.Info, model: m, maxMemory: maxMemory}, nil
 }
 
 func (s *decoderSubject) close() {
@@ -110,11 +114,15 @@ func (s *decoderSubject) close() {
 }
 
 func (s *decoderSubject) cost(o cpu.Options, n, h, w int) (dryrun.Cost, error) {
-	return checkpoint.DecodeCost(o, s.weights, s.info, n, h, w)
+	t, c, err := checkpoint.Fit(s.maxMemory, h, w, func(t nn.Tiling) (dryrun.Cost, error) {
+		return checkpoint.DecodeCost(o, s.weights, s.info, n, h, w, t)
+	})
+	s.tiling = t
+	return c, err
 }
 
 func (s *decoderSubject) load(d *tensor.Device, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
-	stage, err := checkpoint.LoadFirstStage(d, s.weights, s.info, nn.LoadOptions{ImageSize: edge, DecoderOnly: true})
+	stage, err := checkpoint.LoadFirstStage(d, s.weights, s.info, nn.LoadOptions{ImageSize: edge, DecoderOnly: true, Tiling: s.tiling})
 	if err != nil {
 		return nil, fmt.Errorf("first stage: %w", err)
 	}

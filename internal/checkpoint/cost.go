@@ -89,7 +89,7 @@ func (c Component) Cost() (dryrun.Cost, error) {
 		}
 		return LatentCost(cpu.Options{}, f, config, 1, size, size)
 	case FamilyKL, FamilyVQ, FamilyTiny:
-		return firstStageCost(cpu.Options{}, f, c.Info, size, size)
+		return firstStageCost(cpu.Options{}, f, c.Info, size, size, nn.Tiling{})
 	}
 	return dryrun.Cost{}, nil
 }

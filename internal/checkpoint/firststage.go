@@ -1,7 +1,10 @@
 package checkpoint
 
 import (
+	"fmt"
+
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
@@ -50,9 +53,9 @@ func LoadFirstStage(d *tensor.Device, f *weights.File, info weights.Info, o nn.L
 }
 
 // firstStageCost rehearses encoding a picture of h x w and decoding what comes of it.
-func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int) (dryrun.Cost, error) {
+func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int, t nn.Tiling) (dryrun.Cost, error) {
 	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
-		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w)})
+		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), Tiling: t})
 	}, func(s nn.FirstStage) error {
 		m := s.Downsampling()
 		x := s.Device().New(1, roundUp(h, m), roundUp(w, m), s.PictureChannels())
@@ -68,14 +71,39 @@ func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int)
 
 // DecodeCost rehearses decoding n latents of pictures of h x w with nothing but a decoder, and without looking them up in
 // a code book.
-func DecodeCost(o cpu.Options, f *weights.File, info weights.Info, n, h, w int) (dryrun.Cost, error) {
+func DecodeCost(o cpu.Options, f *weights.File, info weights.Info, n, h, w int, t nn.Tiling) (dryrun.Cost, error) {
 	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
-		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), DecoderOnly: true})
+		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), DecoderOnly: true, Tiling: t})
 	}, func(s nn.FirstStage) error {
 		m := s.Downsampling()
 		_, err := DecodeAsIs(s, s.Device().New(n, (h+m-1)/m, (w+m-1)/m, s.LatentChannels()))
 		return err
 	})
+}
+
+// leastBand is the height of the bands that Fit tries last. With smaller ones most of the work is what bands have in common.
+const leastBand = 8
+
+// Fit finds the fastest tiling for pictures of h x w with which the memory of a run, weights and scratch included, is
+// within maxMemory bytes. cost rehearses the run. 0 is no limit.
+func Fit(maxMemory int64, h, w int, cost func(nn.Tiling) (dryrun.Cost, error)) (t nn.Tiling, c dryrun.Cost, err error) {
+	c, err = cost(t)
+	if err != nil || maxMemory == 0 || c.Memory.Total() <= maxMemory {
+		return t, c, err
+	}
+	least := c
+	for _, lean := range []bool{false, true} {
+		for pixels := h * w / 2; pixels >= leastBand*w; pixels /= 2 {
+			t = nn.Tiling{Pixels: pixels, Lean: lean}
+			if c, err = cost(t); err != nil || c.Memory.Total() <= maxMemory {
+				return t, c, err
+			}
+			if c.Memory.Total() < least.Memory.Total() {
+				least = c
+			}
+		}
+	}
+	return t, c, fmt.Errorf("checkpoint: %w: a picture of %d x %d takes %v at least, the limit is %d MB", kernels.ErrOutOfMemory, w, h, least.Memory, maxMemory>>20)
 }
 
 // DecodeAsIs decodes latents without looking them up in the code book that the first stage may have.

@@ -5,7 +5,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/weights"
 )
 
 // TestFirstStageCost: first stages are rehearsed, and one that claims pictures beyond all measure is refused or priced, but
@@ -30,4 +34,32 @@ func TestFirstStageCost(t *testing.T) {
 	flat.Channels, flat.DownAttention, flat.UpAttention = flat.Channels[:1], flat.DownAttention[:1], flat.UpAttention[:1]
 	_, err := cost(flat, 1<<16)
 	require.ErrorContains(t, err, "pixels")
+}
+
+// TestFit: a limit makes a decoder run in bands that are predicted to stay below it, and do so; what is impossible is said.
+func TestFit(t *testing.T) {
+	p, ok := FindPreset("ldm-ffhq-vq4")
+	require.True(t, ok)
+	const edge = 512
+	f := weights.Synthetic("vq", 1)
+	cost := func(tiling nn.Tiling) (dryrun.Cost, error) {
+		return DecodeCost(cpu.Options{Threads: 2}, f, *p.FirstStage, 1, edge, edge, tiling)
+	}
+	none, whole, err := Fit(0, edge, edge, cost)
+	require.NoError(t, err)
+	require.Zero(t, none)
+	if whole.Memory.Weights == 0 {
+		t.Skip("the reference backend does not count")
+	}
+	for _, share := range []float64{0.9, 0.6} {
+		limit := whole.Memory.Weights + int64(share*float64(whole.Memory.Activations+whole.Memory.Scratch))
+		tiling, c, err := Fit(limit, edge, edge, cost)
+		require.NoError(t, err)
+		require.Positive(t, tiling.Pixels)
+		require.LessOrEqual(t, c.Memory.Total(), limit)
+		t.Logf("%v, %.0f GFLOP -> %+v: %v, %.0f GFLOP", whole.Memory, whole.FLOP/1e9, tiling, c.Memory, c.FLOP/1e9)
+	}
+	_, _, err = Fit(whole.Memory.Weights, edge, edge, cost)
+	require.ErrorIs(t, err, kernels.ErrOutOfMemory)
+	require.ErrorContains(t, err, "512 x 512 takes")
 }

@@ -127,8 +127,14 @@ func TestFirstStages(t *testing.T) {
 		NumEmbeddings: 100, DownAttention: make([]bool, 2), MiddleAttention: true, UpAttention: make([]bool, 2), ConvResample: true,
 		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
 	}
+	for _, tiling := range []nn.Tiling{{}, {Pixels: 8 * 64}, {Pixels: 8 * 64, Lean: true}} {
+		t.Run(fmt.Sprintf("%+v", tiling), func(t *testing.T) { firstStage(t, c, tiling) })
+	}
+}
+
+func firstStage(t *testing.T, c nn.AutoencoderConfig, tiling nn.Tiling) {
 	pass := func(d *tensor.Device, f *weights.File) {
-		a, err := nn.LoadAutoencoder(d, f.Scope(), c, nn.LoadOptions{ImageSize: 64})
+		a, err := nn.LoadAutoencoder(d, f.Scope(), c, nn.LoadOptions{ImageSize: 64, Tiling: tiling})
 		require.NoError(t, err)
 		x := d.New(1, 64, 64, 3)
 		x.Set(make([]float32, x.Len()))
