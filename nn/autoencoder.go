@@ -100,8 +100,8 @@ func (a *Autoencoder) PictureChannels() int { return a.Config.InChannels }
 // a code book what has not been looked up in it yet.
 func (a *Autoencoder) Encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	defer a.d.Tidy(&z)()
-	return a.d.Conv2D(a.mean, tensor.Input{X: a.encoded(x)}, tensor.Epilogue{}), nil
+	defer x.Device().Tidy(&z)()
+	return x.Device().Conv2D(a.mean, tensor.Input{X: a.encoded(x)}, tensor.Epilogue{}), nil
 }
 
 func (a *Autoencoder) encoded(x *tensor.Tensor) *tensor.Tensor {
@@ -127,9 +127,10 @@ func (a *Autoencoder) Posterior(x *tensor.Tensor) (p Posterior, err error) {
 	if !a.Config.DoubleZ {
 		tensor.Fail("nn.Autoencoder", "this first stage has no variances (double_z is false)")
 	}
-	defer a.d.Tidy(&p.Mean, &p.LogVar)()
+	d := x.Device()
+	defer d.Tidy(&p.Mean, &p.LogVar)()
 	h := tensor.Input{X: a.encoded(x)}
-	p.Mean, p.LogVar = a.d.Conv2D(a.mean, h, tensor.Epilogue{}), a.d.Conv2D(a.logVar, h, tensor.Epilogue{})
+	p.Mean, p.LogVar = d.Conv2D(a.mean, h, tensor.Epilogue{}), d.Conv2D(a.logVar, h, tensor.Epilogue{})
 	v, err := p.LogVar.Floats() // a latent is small: the host can do it
 	if err != nil {
 		return Posterior{}, err
@@ -165,10 +166,10 @@ func (p Posterior) Sample(noise []float32) (z *tensor.Tensor, err error) {
 // are their numbers, row by row, image by image.
 func (a *Autoencoder) Quantise(z *tensor.Tensor) (zq *tensor.Tensor, indices []int, err error) {
 	defer tensor.Catch(&err)
-	defer a.d.Tidy(&zq)()
+	defer z.Device().Tidy(&zq)()
 	a.checkBook()
 	a.check("nn.Autoencoder", z)
-	zq, index := a.d.Nearest(z, a.codes)
+	zq, index := z.Device().Nearest(z, a.codes)
 	found, err := index.Floats()
 	if err != nil {
 		return nil, nil, err
@@ -208,10 +209,10 @@ func (a *Autoencoder) Lookup(indices []int, n, h, w int) (zq *tensor.Tensor, err
 // book, latents are looked up first.
 func (a *Autoencoder) Decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	defer a.d.Tidy(&x)()
+	defer z.Device().Tidy(&x)()
 	a.check("nn.Autoencoder", z)
 	if a.codes != nil {
-		z, _ = a.d.Nearest(z, a.codes)
+		z, _ = z.Device().Nearest(z, a.codes)
 	}
 	return a.decoder.run(z, a.tiling, a.Trace), nil
 }
@@ -219,7 +220,7 @@ func (a *Autoencoder) Decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 // DecodeAsIs is Decode without the code book.
 func (a *Autoencoder) DecodeAsIs(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	defer a.d.Tidy(&x)()
+	defer z.Device().Tidy(&x)()
 	a.check("nn.Autoencoder", z)
 	return a.decoder.run(z, a.tiling, a.Trace), nil
 }

@@ -106,19 +106,19 @@ func newLatent(d *tensor.Device, channels int, scale, shift float64, mean, std [
 // Scale turns a latent into what the diffusion sees.
 func (l latent) Scale(z *tensor.Tensor) (out *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	return l.d.Conv2D(l.to, tensor.Input{X: z}, tensor.Epilogue{}), nil
+	return z.Device().Conv2D(l.to, tensor.Input{X: z}, tensor.Epilogue{}), nil
 }
 
 // Unscale turns what the diffusion sees into a latent.
 func (l latent) Unscale(z *tensor.Tensor) (out *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
-	return l.d.Conv2D(l.from, tensor.Input{X: z}, tensor.Epilogue{}), nil
+	return z.Device().Conv2D(l.from, tensor.Input{X: z}, tensor.Epilogue{}), nil
 }
 
 // LatentChannels is the number of channels of a latent.
 func (l latent) LatentChannels() int { return l.channels }
 
-// Device is where the network lives.
+// Device is where the network lives. It runs where its input lives: there, or on a fork (tensor.Device.Fork).
 func (l latent) Device() *tensor.Device { return l.d }
 
 // checkPicture fails where x cannot be encoded.

@@ -277,9 +277,9 @@ func (u *unet) checkInput(op string, x *tensor.Tensor, t []float64, y []int) {
 
 // forward maps x [N,H,W,InChannels] to [N,H,W,OutChannels]. context [N,1,L,ContextDim] is for the transformers.
 func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *tensor.Tensor, trace tracer) (out *tensor.Tensor) {
-	d := u.d
+	d := x.Device()
 	defer d.Tidy(&out)()
-	emb := u.embed(x.N(), t, y, trace)
+	emb := u.embed(d, x.N(), t, y, trace)
 	h := x
 	skips := make([]*tensor.Tensor, 0, len(u.input))
 	for _, b := range u.input {
@@ -302,8 +302,7 @@ func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *tensor.T
 }
 
 // embed is time_embed(t) + label_emb(y), [N,1,1,TimeEmbedDim]; a single row where it is the same for all images.
-func (u *unet) embed(n int, t []float64, y []int, trace tracer) (emb *tensor.Tensor) {
-	d := u.d
+func (u *unet) embed(d *tensor.Device, n int, t []float64, y []int, trace tracer) (emb *tensor.Tensor) {
 	defer d.Tidy(&emb)()
 	if !slices.ContainsFunc(t, func(v float64) bool { return v != t[0] }) {
 		t = t[:1]
@@ -329,7 +328,7 @@ func (u *unet) embed(n int, t []float64, y []int, trace tracer) (emb *tensor.Ten
 	return emb
 }
 
-// Device is where the network lives.
+// Device is where the network lives. It runs where its input lives: there, or on a fork (tensor.Device.Fork).
 func (u *unet) Device() *tensor.Device { return u.d }
 
 // OutChannels is the number of channels that Forward returns: those of eps alone where the variance was left out.

@@ -8,11 +8,12 @@ import (
 
 // Device owns a backend and an arena of its memory.
 type Device struct {
-	b     kernels.Backend
-	arena arena
-	live  []*Tensor // tensors of the open brackets, innermost last
-	depth int       // open brackets
-	stats Stats
+	b      kernels.Backend
+	parent *Device // whose fork this is, or nil
+	arena  arena
+	live   []*Tensor // tensors of the open brackets, innermost last
+	depth  int       // open brackets
+	stats  Stats
 }
 
 // Stats counts a device's memory in bytes.
@@ -45,6 +46,33 @@ func (d *Device) Close() error {
 	}
 	d.arena, d.live = arena{}, nil
 	return d.b.Close()
+}
+
+// Fork opens a device of its own memory and threads (0: as many as this one has) that reads tensors and kernels of this
+// one, which must not be written or freed meanwhile. So weights that were loaded once serve many goroutines: each device
+// is one goroutine's at a time. The results belong to the fork. Weights live until this device and all its forks are
+// closed. Matrices and filters are each device's own.
+func (d *Device) Fork(threads int) (*Device, error) {
+	const op = "tensor.Fork"
+	f, ok := d.b.(kernels.Forker)
+	if !ok {
+		return nil, &Error{Op: op, Msg: "device " + d.Name() + " cannot be forked"}
+	}
+	b, err := f.Fork(threads)
+	if err != nil {
+		return nil, &Error{Op: op, Msg: "device " + d.Name(), Err: err}
+	}
+	return &Device{b: b, parent: d}, nil
+}
+
+// reads reports whether operations on d may read what lives on other.
+func (d *Device) reads(other *Device) bool {
+	for ; d != nil; d = d.parent {
+		if d == other {
+			return true
+		}
+	}
+	return false
 }
 
 // Reserve takes memory for tensors in one piece. A program that calls it first, with the Peak of an earlier run that did

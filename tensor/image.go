@@ -29,7 +29,7 @@ func (d *Device) Blend(dst *Tensor, b Blend) *Tensor {
 		x := b.Terms[0].X
 		dst = d.New(x.N(), x.H(), x.W(), x.C())
 	}
-	k := kernels.Blend{Dst: d.view(op, dst), Clip: b.Clip, Mask: d.view(op, b.Mask), Else: d.view(op, b.Else)}
+	k := kernels.Blend{Dst: d.own(op, dst), Clip: b.Clip, Mask: d.view(op, b.Mask), Else: d.view(op, b.Else)}
 	k.Terms = make([]kernels.Term, len(b.Terms))
 	for i, t := range b.Terms {
 		d.repeats(op, dst, t.X, "term")
@@ -70,7 +70,7 @@ func (d *Device) Dot(dst, a, b *Tensor) *Tensor {
 		dst = d.New(a.N(), 1, 1, 1)
 	}
 	d.scalars(op, a, dst)
-	d.b.Dot(d.view(op, dst), d.view(op, a), d.view(op, b))
+	d.b.Dot(d.own(op, dst), d.view(op, a), d.view(op, b))
 	return dst
 }
 
@@ -122,7 +122,7 @@ func (d *Device) Separable(dst, src *Tensor, s Separable) *Tensor {
 		Fail(op, "spectra %v and %v do not fit the result %v", s.RowSpectrum, s.ColSpectrum, dst)
 	}
 	d.b.Separable(&kernels.Separable{
-		Dst: d.view(op, dst), Src: d.view(op, src), H: s.H.m, W: s.W.m,
+		Dst: d.own(op, dst), Src: d.view(op, src), H: s.H.m, W: s.W.m,
 		RowSpectrum: d.view(op, s.RowSpectrum), ColSpectrum: d.view(op, s.ColSpectrum),
 		Rho: float32(s.Rho), Alpha: float32(s.Alpha), Add: d.view(op, s.Add), Beta: float32(s.Beta),
 	})
@@ -171,7 +171,7 @@ func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
 		Fail(op, "destination and source are the same tensor")
 	}
 	d.b.Filter(&kernels.Filter{
-		Dst: d.view(op, dst), Src: d.view(op, src), Kernel: f.Kernel.k, Adjoint: f.Adjoint,
+		Dst: d.own(op, dst), Src: d.view(op, src), Kernel: f.Kernel.k, Adjoint: f.Adjoint,
 		Alpha: float32(f.Alpha), Add: d.view(op, f.Add), Beta: float32(f.Beta),
 	})
 	return dst
@@ -188,7 +188,7 @@ func (d *Device) Fourier(dst, src *Tensor, inverse bool) *Tensor {
 		dst = d.New(src.N(), src.H(), src.W(), src.C())
 	}
 	sameShape(op, src, dst, "destination")
-	d.b.Fourier(&kernels.Fourier{Dst: d.view(op, dst), Src: d.view(op, src), Inverse: inverse})
+	d.b.Fourier(&kernels.Fourier{Dst: d.own(op, dst), Src: d.view(op, src), Inverse: inverse})
 	return dst
 }
 
@@ -213,7 +213,7 @@ func (d *Device) Accelerate(a Accelerate) {
 	}
 	d.scalars(op, a.X, a.Stop.Loss)
 	d.b.Accelerate(&kernels.Accelerate{
-		X: d.view(op, a.X), Z: d.view(op, a.Z), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
+		X: d.own(op, a.X), Z: d.own(op, a.Z), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
 		Step: float32(a.Step), Rho: float32(a.Rho), Momentum: float32(a.Momentum),
 		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
 	})
@@ -238,7 +238,7 @@ func (d *Device) Adam(a Adam) {
 	}
 	d.scalars(op, a.X, a.Stop.Loss)
 	d.b.Adam(&kernels.Adam{
-		X: d.view(op, a.X), M: d.view(op, a.M), V: d.view(op, a.V), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
+		X: d.own(op, a.X), M: d.own(op, a.M), V: d.own(op, a.V), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
 		Rate: float32(a.Rate), Rho: float32(a.Rho), T: a.T,
 		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
 	})

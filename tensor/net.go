@@ -76,6 +76,9 @@ func (k *Kernel) Shape() kernels.ConvWeights { return k.k.Weights() }
 func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 	const op = "tensor.Conv2D"
 	w := k.k.Weights()
+	if !d.reads(k.d) || e.Shortcut != nil && !d.reads(e.Shortcut.Kernel.d) {
+		Fail(op, "the kernel lives on another device %s", k.d.Name())
+	}
 	if in.channels() != w.In {
 		Fail(op, "input %v (skip %v) has %d channels, the kernel takes %d", in.X, in.Skip, in.channels(), w.In)
 	}
@@ -154,8 +157,10 @@ func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32
 	if modulate != nil && modulate.Shape() != [4]int{x.N(), 1, 1, 2 * c} && modulate.Shape() != [4]int{1, 1, 1, 2 * c} {
 		Fail(op, "modulation has shape %v, expected [%d 1 1 %d]", modulate, x.N(), 2*c)
 	}
+	d.own(op, x) // whose moments may have to be computed
 	moments := [2]kernels.View{d.view(op, x.Moments())}
 	if skip != nil {
+		d.own(op, skip)
 		moments[1] = d.view(op, skip.Moments())
 	}
 	in.Affine = d.New(x.N(), 1, 2, c)

@@ -117,16 +117,24 @@ func (t *Tensor) alive(op string) {
 	}
 }
 
-// view checks that an operand belongs to the device and is alive. A nil tensor is an absent operand.
+// view checks that an operand can be read by the device and is alive. A nil tensor is an absent operand.
 func (d *Device) view(op string, t *Tensor) kernels.View {
 	if t == nil {
 		return kernels.View{}
 	}
-	if t.d != d {
+	if !d.reads(t.d) {
 		Fail(op, "operand of shape %v lives on device %s, the operation runs on %s", t, t.d.Name(), d.Name())
 	}
 	t.alive(op)
 	return t.v
+}
+
+// own checks that an operand can be written by the device and is alive.
+func (d *Device) own(op string, t *Tensor) kernels.View {
+	if t.d != d {
+		Fail(op, "operand of shape %v lives on device %s and cannot be written by another, %s", t, t.d.Name(), d.Name())
+	}
+	return d.view(op, t)
 }
 
 func sameShape(op string, a, b *Tensor, what string) {

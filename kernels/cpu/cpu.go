@@ -28,8 +28,11 @@ type Backend struct {
 	half    bool
 
 	nowhere unsafe.Pointer // of a plan: what all its memory points to, which is never read or written; nil: no plan
+	parent  *Backend       // whose fork this is, or nil
 
 	mu      sync.Mutex // Close may come while another goroutine looks at nothing else
+	users   int        // that need the memory: the backend itself, until it is closed, and its forks
+	closed  bool
 	memory  map[unsafe.Pointer]struct{}
 	held    int64           // bytes of malloc
 	tensors int64           // and those of Alloc among them
@@ -40,7 +43,10 @@ type Backend struct {
 	spans   []C.span        // of the convolution that runs
 }
 
-var _ kernels.Backend = (*Backend)(nil)
+var (
+	_ kernels.Backend = (*Backend)(nil)
+	_ kernels.Forker  = (*Backend)(nil)
+)
 
 // Levels names the instruction sets that this build and processor can run, best first. "wide" is not among them: it is
 // the AVX-512 template on the baseline's instructions, for tests.
@@ -56,14 +62,13 @@ func Levels() []string {
 
 // Open returns a backend.
 func Open(o Options) (kernels.Backend, error) {
-	b := &Backend{threads: o.Threads, half: o.HalfWeights, memory: map[unsafe.Pointer]struct{}{}}
-	if b.threads == 0 {
-		b.threads = runtime.GOMAXPROCS(0)
+	b := &Backend{half: o.HalfWeights}
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
 	}
-	if b.threads < 0 {
-		return nil, fmt.Errorf("cpu: %d threads asked for, expected 1 or more", o.Threads)
+	if err := b.start(o.Threads); err != nil {
+		return nil, err
 	}
-	b.scratch = make([][]float32, b.threads)
 	i := slices.IndexFunc(levels, func(l levelInfo) bool { return l.has && (o.Level == "" || l.name == o.Level) })
 	if i < 0 {
 		return nil, fmt.Errorf("cpu: level %q is not available here; there are: %s", o.Level, strings.Join(Levels(), ", "))
@@ -75,6 +80,33 @@ func Open(o Options) (kernels.Backend, error) {
 		}
 	}
 	return b, nil
+}
+
+// start readies what a backend has for itself.
+func (b *Backend) start(threads int) error {
+	if threads < 0 {
+		return fmt.Errorf("cpu: %d threads asked for, expected 1 or more", threads)
+	}
+	b.threads, b.users, b.memory, b.scratch = threads, 1, map[unsafe.Pointer]struct{}{}, make([][]float32, threads)
+	return nil
+}
+
+// Fork implements kernels.Forker. Matrices and filters are not to be shared: they cache what the last image needed.
+func (b *Backend) Fork(threads int) (kernels.Backend, error) {
+	if threads == 0 {
+		threads = b.threads
+	}
+	f := &Backend{name: b.name, lv: b.lv, half: b.half, nowhere: b.nowhere, parent: b}
+	if err := f.start(threads); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, fmt.Errorf("cpu: the backend to fork is closed")
+	}
+	b.users++
+	return f, nil
 }
 
 type levelInfo struct {
@@ -175,14 +207,31 @@ func (b *Backend) Sync() error { return nil }
 
 func (b *Backend) Close() error {
 	b.mu.Lock()
+	again := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if !again {
+		b.leave()
+	}
+	return nil
+}
+
+// leave notes that the memory has one user less, and releases it after the last.
+func (b *Backend) leave() {
+	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.users--; b.users > 0 {
+		return
+	}
 	for p := range b.memory {
 		C.spin_free(p)
 	}
 	clear(b.memory)
 	b.scratch, b.shared, b.held, b.tensors = make([][]float32, b.threads), nil, 0, 0
 	b.plans, b.tables = nil, 0
-	return nil
+	if b.parent != nil {
+		b.parent.leave()
+	}
 }
 
 // floats is the memory of a view as a Go slice, nil for an absent one.

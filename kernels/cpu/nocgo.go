@@ -39,6 +39,8 @@ func (c conv) Weights() kernels.ConvWeights { return c.w }
 
 func (p *plan) Usage() Usage { return p.usage }
 
+func (*plan) Fork(int) (kernels.Backend, error) { return &plan{Backend: ref.Open()}, nil }
+
 func (p *plan) Alloc(n int) (kernels.Buffer, error) {
 	p.usage.Tensors += 4 * int64(n)
 	return planned(n), nil

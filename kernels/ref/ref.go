@@ -15,12 +15,18 @@ import (
 // Backend implements kernels.Backend.
 type Backend struct{}
 
-var _ kernels.Backend = (*Backend)(nil)
+var (
+	_ kernels.Backend = (*Backend)(nil)
+	_ kernels.Forker  = (*Backend)(nil)
+)
 
 // Open returns the reference backend.
 func Open() *Backend { return &Backend{} }
 
 func (*Backend) Name() string { return "ref" }
+
+// Fork implements kernels.Forker: all memory is Go's, so there is nothing to share or to release.
+func (*Backend) Fork(int) (kernels.Backend, error) { return Open(), nil }
 
 type buffer []float32
 
