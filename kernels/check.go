@@ -34,7 +34,7 @@ func (w ConvWeights) Check() error {
 	if w.PadEnd < 0 || w.PadEnd >= w.Size {
 		return fmt.Errorf("convolution of size %d with %d more pixels of padding at the end: expected less than the size", w.Size, w.PadEnd)
 	}
-	if w.Form >= Winograd2 && (w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.PadEnd != 0) {
+	if w.Form.Winograd() && (w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.PadEnd != 0) {
 		return fmt.Errorf("Winograd needs a 3x3 convolution of stride 1 and padding 1, got size %d, stride %d, padding %d", w.Size, w.Stride, w.Pad)
 	}
 	if w.Form == WinogradUp && !w.Up {

@@ -153,6 +153,7 @@ const (
 	Winograd4                  // F(4x4,3x3)
 	Winograd6                  // F(6x6,3x3)
 	WinogradUp                 // F(4x4,2x2), for each of the four parities of an enlarged image; needs Up
+	BFloat16                   // Direct, with inputs and weights rounded to bfloat16 and sums in F32; never chosen unasked
 )
 
 var convForms = [...]string{
@@ -162,9 +163,13 @@ var convForms = [...]string{
 	Winograd4:  "winograd4",
 	Winograd6:  "winograd6",
 	WinogradUp: "winograd-up",
+	BFloat16:   "bf16",
 }
 
 func (f ConvForm) String() string { return convForms[f] }
+
+// Winograd reports whether the form is one of Winograd's, which are for 3x3 kernels of stride 1 and padding 1.
+func (f ConvForm) Winograd() bool { return f >= Winograd2 && f <= WinogradUp }
 
 // Conv is a convolution prepared by a backend.
 type Conv interface {

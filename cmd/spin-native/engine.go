@@ -32,7 +32,7 @@ type deviceFlags struct {
 
 func (f *deviceFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.device, "device", "cpu", "where to compute: cpu")
-	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format of the network: f32")
+	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format that convolutions multiply in: f32, or bf16, which is fast on processors with AMX and less exact")
 	c.Flags().BoolVar(&f.halfWeights, "half-weights", false, "keep the network's weights as F16: half the memory for them, a little less exact")
 	c.Flags().IntVar(&f.threads, "threads", 0, "processor threads (default: all that the system allows)")
 }
@@ -44,8 +44,8 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	if f.device != "cpu" {
 		return nil, usagef("--device %s is not available in this build; use --device cpu", f.device)
 	}
-	if f.dtype != "f32" {
-		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32", f.dtype, f.device)
+	if f.dtype != "f32" && f.dtype != "bf16" {
+		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32 or bf16", f.dtype, f.device)
 	}
 	b, err := cpu.Open(f.options())
 	if err != nil {
@@ -55,7 +55,7 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 }
 
 func (f *deviceFlags) options() cpu.Options {
-	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights}
+	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights, Products: f.dtype}
 }
 
 // fits refuses a run on n pictures of h x w that takes more than there is.

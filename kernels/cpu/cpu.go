@@ -26,6 +26,8 @@ type Backend struct {
 	lv      *C.level
 	threads int
 	half    bool
+	bf16    bool // convolutions multiply bfloat16
+	brief   int  // in which way they do where they do
 
 	nowhere unsafe.Pointer // of a plan: what all its memory points to, which is never read or written; nil: no plan
 	parent  *Backend       // whose fork this is, or nil
@@ -74,12 +76,38 @@ func Open(o Options) (kernels.Backend, error) {
 		return nil, fmt.Errorf("cpu: level %q is not available here; there are: %s", o.Level, strings.Join(Levels(), ", "))
 	}
 	b.name, b.lv = "cpu/"+levels[i].name, levels[i].table()
+	if err := b.multiply(o.Products); err != nil {
+		return nil, err
+	}
 	if o.Plan {
 		if b.nowhere = b.obtain(0); b.nowhere == nil {
 			return nil, fmt.Errorf("cpu: %w", kernels.ErrOutOfMemory)
 		}
 	}
 	return b, nil
+}
+
+// brief is a way to multiply bfloat16.
+type brief struct {
+	name string
+	how  int
+	has  func(*C.level) bool
+}
+
+// multiply chooses the number format of products.
+func (b *Backend) multiply(products string) error {
+	format, way, forced := strings.Cut(products, "/")
+	if b.bf16 = format == "bf16"; !b.bf16 && products != "" && products != "f32" {
+		return fmt.Errorf("cpu: products in %q, expected f32 or bf16", products)
+	}
+	i := slices.IndexFunc(briefs, func(w brief) bool { return (!forced || w.name == way) && w.has(b.lv) })
+	if i < 0 {
+		return fmt.Errorf("cpu: products in %q are not available on %s here", products, b.name)
+	}
+	if b.brief = briefs[i].how; b.bf16 {
+		b.name += "+bf16/" + briefs[i].name
+	}
+	return nil
 }
 
 // start readies what a backend has for itself.
@@ -96,7 +124,7 @@ func (b *Backend) Fork(threads int) (kernels.Backend, error) {
 	if threads == 0 {
 		threads = b.threads
 	}
-	f := &Backend{name: b.name, lv: b.lv, half: b.half, nowhere: b.nowhere, parent: b}
+	f := &Backend{name: b.name, lv: b.lv, half: b.half, bf16: b.bf16, brief: b.brief, nowhere: b.nowhere, parent: b}
 	if err := f.start(threads); err != nil {
 		return nil, err
 	}

@@ -29,9 +29,90 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// ways are the ways to multiply bfloat16 that a level has on this machine.
+func ways(t *testing.T, level string) (list []string) {
+	for _, way := range []string{"bf16/amx", "bf16/dot", "bf16/any"} {
+		b, err := cpu.Open(cpu.Options{Level: level, Products: way})
+		if err != nil {
+			require.ErrorContains(t, err, "not available")
+			continue
+		}
+		require.NoError(t, b.Close())
+		list = append(list, way)
+	}
+	require.Contains(t, list, "bf16/any")
+	return list
+}
+
+// TestBFloat16Conformance runs the suite with bfloat16 products in every way.
+func TestBFloat16Conformance(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("built without cgo: package ref has F32 only")
+	}
+	for _, level := range []string{cpu.Levels()[0], "wide"} { // the template is the same for all
+		for _, way := range ways(t, level) {
+			t.Run(level+"/"+way, func(t *testing.T) {
+				b, err := cpu.Open(cpu.Options{Level: level, Products: way, Threads: 2})
+				require.NoError(t, err)
+				defer func() { require.NoError(t, b.Close()) }()
+				kerneltest.Net(t, b)
+			})
+		}
+	}
+}
+
+// TestBFloat16Exact: whole numbers of few bits are the same in bfloat16, and so are their sums in any order; every way of
+// multiplying has to agree with the direct form to the last bit, and with the reference.
+func TestBFloat16Exact(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("built without cgo: package ref has F32 only")
+	}
+	r := rand.New(rand.NewPCG(7, 8))
+	whole := func(n int) []float32 {
+		s := make([]float32, n)
+		for i := range s {
+			s[i] = float32(r.IntN(255) - 127)
+		}
+		return s
+	}
+	for _, c := range []struct{ in, out, size, stride, h, w int }{
+		{32, 64, 3, 1, 5, 70}, {33, 31, 3, 2, 8, 8}, {100, 48, 1, 1, 6, 7}, {16, 5, 3, 1, 20, 33}, {64, 160, 1, 1, 1, 1}, {40, 40, 5, 1, 9, 16},
+	} {
+		weights := kernels.ConvWeights{Weight: whole(c.in * c.out * c.size * c.size), In: c.in, Out: c.out, Size: c.size, Stride: c.stride, Pad: c.size / 2}
+		x := whole(2 * c.h * c.w * c.in)
+		run := func(o cpu.Options, form kernels.ConvForm) []float32 {
+			b, err := cpu.Open(o)
+			require.NoError(t, err)
+			defer b.Close()
+			weights.Form = form
+			k, err := b.PrepareConv(weights)
+			require.NoError(t, err)
+			view := func(h, w, c int) kernels.View {
+				buf, err := b.Alloc(2 * h * w * c)
+				require.NoError(t, err)
+				return kernels.View{Buf: buf, N: 2, H: h, W: w, C: c}
+			}
+			src, dst := view(c.h, c.w, c.in), view(weights.OutSize(c.h), weights.OutSize(c.w), c.out)
+			b.Upload(src, x)
+			b.Conv2D(&kernels.Conv2D{Dst: dst, Src: [2]kernels.View{src}, Kernel: k})
+			y := make([]float32, dst.Len())
+			require.NoError(t, b.Download(y, dst))
+			return y
+		}
+		for _, level := range append(cpu.Levels(), "wide") {
+			want := run(cpu.Options{Level: level}, kernels.Direct)
+			for _, way := range ways(t, level) {
+				require.Equal(t, want, run(cpu.Options{Level: level, Products: way}, kernels.BFloat16), "%+v, %s, %s", c, level, way)
+			}
+		}
+	}
+}
+
 func TestOptions(t *testing.T) {
 	_, err := cpu.Open(cpu.Options{Level: "sse9"})
 	require.ErrorContains(t, err, "sse9")
+	_, err = cpu.Open(cpu.Options{Products: "f8"})
+	require.ErrorContains(t, err, "f8")
 	require.NotEmpty(t, cpu.Levels())
 }
 

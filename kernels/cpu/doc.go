@@ -2,7 +2,9 @@
 // chosen at run time, threads in Go.
 //
 //	vec.h                 vectors of LANES floats, exp
-//	conv_template.h       convolutions: input strip, direct, Winograd F(4x4,3x3), epilogue, moments
+//	conv_template.h       convolutions: input strip, the direct form, epilogue, moments
+//	winograd_template.h   Winograd's forms
+//	bf16_template.h       the direct form with products in bfloat16
 //	attention_template.h  attention without the matrix of scores
 //	image_template.h      the pixel-space steps
 //	fft_template.h        discrete Fourier transforms, one per lane

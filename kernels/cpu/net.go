@@ -34,7 +34,7 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 		w.Form = b.form(w)
 	}
 	a := C.conv_args{form: C.int(w.Form), cin: C.int(w.In), cout: C.int(w.Out), size: C.int(w.Size)}
-	c := &conv{w: w, half: b.half && w.Out > 4} // the thin kernel has F32 only
+	c := &conv{w: w, half: b.half && w.Out > 4 && w.Form != kernels.BFloat16} // the thin kernel has F32 only
 	if err := b.pack(c, &a); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		h: C.int(s.H), w: C.int(s.W), uh: C.int(k.Sampling.Size(s.H)), uw: C.int(k.Sampling.Size(s.W)),
 		oh: C.int(k.Dst.H), ow: C.int(k.Dst.W), cin: C.int(c.w.In), cout: C.int(c.w.Out),
 		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad), pad_end: C.int(c.w.PadEnd),
-		relu: flag(k.ReLU),
+		relu: flag(k.ReLU), brief: C.int(b.brief),
 	}
 	if c.w.Form == kernels.WinogradUp { // the kernels are made for the image as it is
 		a.sampling, a.uh, a.uw = C.SAME, a.h, a.w
@@ -104,7 +104,13 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		a.skip = [2]*C.float{cfloats(k.Skip[0]), cfloats(k.Skip[1])}
 		a.cs = [2]C.int{C.int(k.Skip[0].C), C.int(k.Skip[1].C)}
 		a.skip_weight, a.skip_half, a.skip_bias = sc.packed, flag(sc.half), (*C.float)(sc.bias)
-		a.residual, a.rsampling = a.dst, C.SAME
+		if (c.w.Form == kernels.BFloat16) != (sc.w.Form == kernels.BFloat16) { // not in one loop
+			b.Conv2D(&kernels.Conv2D{Dst: k.Dst, Src: k.Skip, Kernel: sc})
+			a.skip, a.skip_bias = [2]*C.float{}, nil
+		}
+		if a.skip[0] == nil || c.w.Form != kernels.BFloat16 { // otherwise it is a part of the same sums
+			a.residual, a.rsampling = a.dst, C.SAME
+		}
 	}
 	spans, splits := b.plan(&a, k.Dst.N)
 	units := int(a.units)

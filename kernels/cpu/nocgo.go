@@ -17,6 +17,9 @@ func Open(o Options) (kernels.Backend, error) {
 	if o.Level != "" && o.Level != "ref" {
 		return nil, fmt.Errorf("cpu: level %q is not available: this program was built with CGO_ENABLED=0", o.Level)
 	}
+	if o.Products != "" && o.Products != "f32" {
+		return nil, fmt.Errorf("cpu: products in %q are not available: this program was built with CGO_ENABLED=0", o.Products)
+	}
 	if o.Plan {
 		return &plan{Backend: ref.Open()}, nil
 	}

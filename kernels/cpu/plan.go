@@ -35,8 +35,11 @@ func (b *Backend) shape(w kernels.ConvWeights, f kernels.ConvForm) shape {
 	return s
 }
 
-// weights is the number of packed weights.
+// weights is the number of floats that packed weights take, about.
 func (s shape) weights() int {
+	if s.form == kernels.BFloat16 {
+		return s.depth * s.out / 2
+	}
 	if s.tile == 0 {
 		return s.depth * s.out
 	}
@@ -70,10 +73,17 @@ func (s shape) keep(lanes float64) float64 {
 	return (0.4*bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
 }
 
+// briefLeast is the number of input channels from which bfloat16 is used where it was asked for: fewer would mostly multiply
+// the zeros that fill a tile, and there are few such layers.
+const briefLeast = 16
+
 // form chooses the algorithm of one convolution: the one of least cost at the number of pixels that the weights will
 // mostly meet.
 func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
 	best := kernels.Direct
+	if b.bf16 && w.In >= briefLeast && w.Out > 4 {
+		return kernels.BFloat16
+	}
 	if w.Size != 3 || w.Stride != 1 || w.Pad != 1 || w.PadEnd != 0 || w.In < int(b.lv.lanes) || w.Out <= 4 {
 		return best
 	}

@@ -8,7 +8,9 @@
 
 enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
 enum { SAME, UP2, DOWN2 };
-enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD2, FORM_WINOGRAD4, FORM_WINOGRAD6, FORM_WINOGRAD_UP };
+enum { FORM_AUTO, FORM_DIRECT, FORM_WINOGRAD2, FORM_WINOGRAD4, FORM_WINOGRAD6, FORM_WINOGRAD_UP, FORM_BF16 };
+
+enum { BRIEF_ANY, BRIEF_DOT, BRIEF_AMX }; // how to multiply bfloat16
 
 typedef struct {
 	float *dst;
@@ -21,6 +23,7 @@ typedef struct {
 	float *moments;           // per image and unit: means, then squared deviations
 	int c[2], cs[2];          // channels of the sources, of the shortcut's
 	int half, skip_half;
+	int brief;                // how bfloat16 is multiplied
 	int embeds;               // images in embed: all, or one for all
 	int act, sampling, rsampling, form;
 	int h, w;       // size of the sources
@@ -75,6 +78,7 @@ typedef struct fft_plan {
 typedef struct {
 	int lanes; // floats per vector
 	int panel; // output channels per packed panel
+	int brief; // the instructions for bfloat16 are compiled in
 	// conv_pack lays OIHW weights out for conv_task; conv_scratch is the floats of scratch that a task needs.
 	long (*conv_packed)(const conv_args *);
 	void (*conv_pack)(const conv_args *, const float *oihw, float *packed);
@@ -116,6 +120,9 @@ const level *spin_level_base(void);
 const level *spin_level_avx2(void);
 const level *spin_level_avx512(void);
 const level *spin_level_wide(void);
+
+// spin_amx asks the system for AMX, for all threads, and reports whether they may use it.
+int spin_amx(void);
 
 void *spin_alloc(unsigned long bytes);
 void spin_free(void *);

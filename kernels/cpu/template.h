@@ -1,6 +1,7 @@
 // One instruction set's implementation of everything, and its table.
 #include "vec.h"
 #include "conv_template.h"
+#include "bf16_template.h"
 #include "winograd_template.h"
 #include "attention_template.h"
 #include "transformer_template.h"
@@ -11,7 +12,7 @@
 
 const level *LEVEL(void) {
 	static const level table = {
-		.lanes = LANES, .panel = NR,
+		.lanes = LANES, .panel = NR, .brief = HAS_BRIEF,
 		.conv_packed = conv_packed, .conv_pack = conv_pack, .conv_scratch = conv_scratch, .conv_task = conv_task,
 		.moments = moments, .moments_join = moments_join, .halve = halve,
 		.attention_packed = attention_packed, .attention_pack = attention_pack, .attention_scratch = attention_scratch,

@@ -219,19 +219,23 @@ static long winograd_scratch(const conv_args *a) {
 
 // ------------------------------------------------------------------------------------------------ entry points
 
-// conv_packed is the number of weights as packed.
+// conv_packed is the number of floats that the packed weights take.
 static long conv_packed(const conv_args *a) {
+	if (a->form == FORM_BF16) return brief_packed(a) / 2;
 	if (a->form != FORM_DIRECT)
 		return form_kernels(a->form) * form_a(a->form) * form_a(a->form) * roundup(a->cin, LANES) * roundup(a->cout, NR);
 	return thin(a) ? (long)a->size * a->size * a->cout * roundup(a->cin, LANES) : direct_depth(a) * roundup(a->cout, LANES);
 }
 
 static void conv_pack(const conv_args *a, const float *w, float *p) {
-	if (a->form != FORM_DIRECT) winograd_pack(a, w, p);
+	if (a->form == FORM_BF16) brief_pack(a, w, (bf16 *)p);
+	else if (a->form != FORM_DIRECT) winograd_pack(a, w, p);
 	else direct_pack(a, w, p);
 }
 
-static long conv_scratch(const conv_args *a) { return a->form != FORM_DIRECT ? winograd_scratch(a) : direct_scratch(a); }
+static long conv_scratch(const conv_args *a) {
+	return a->form == FORM_BF16 ? brief_scratch(a) : a->form != FORM_DIRECT ? winograd_scratch(a) : direct_scratch(a);
+}
 
 // conv_task computes units [u0, u1) and channels [c0, c1) of image n.
 static void conv_task(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch) {
@@ -240,6 +244,7 @@ static void conv_task(const conv_args *a, int n, int u0, int u1, int c0, int c1,
 	case FORM_WINOGRAD4: winograd4(a, n, u0, u1, c0, c1, scratch); break;
 	case FORM_WINOGRAD6: winograd6(a, n, u0, u1, c0, c1, scratch); break;
 	case FORM_WINOGRAD_UP: winograd_up(a, n, u0, u1, c0, c1, scratch); break;
+	case FORM_BF16: brief_units(a, n, u0, u1, c0, c1, scratch); break;
 	default: direct_units(a, n, u0, u1, c0, c1, scratch);
 	}
 }

@@ -142,7 +142,8 @@ func (p *pixels) normal(n int, scale, mean float64) []float32 {
 // conv compares with the reference in the L2 norm. The yardstick is a naive float32 loop over the same input, whose own
 // error against the float64 sums of the reference is measured: a direct form may err twice as much, plus one unit for
 // the epilogue; Winograd F(4x4,3x3) eight times as much (its transforms amplify rounding by about 4 to 7, by channel
-// count), F(6x6,3x3) twenty times, F(4x4,2x2) six times. The vector exponential of SiLU and the affine add up to 6 units to
+// count), F(6x6,3x3) twenty times, F(4x4,2x2) six times. Rounding its factors to bfloat16 changes a product by at most
+// 2^-8 of it, up or down at random. The vector exponential of SiLU and the affine add up to 6 units to
 // each input value.
 func (p *pixels) conv(c convCase) {
 	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Up: c.sampling == kernels.Up2,
@@ -220,7 +221,8 @@ func (p *pixels) conv(c convCase) {
 	p.ref.Conv2D(&want)
 	ref := p.reference(dst.want)
 	u := p.input(want, c)
-	base := make([]float64, len(ref)) // what the epilogue adds
+	base := make([]float64, len(ref))                      // what the epilogue adds
+	var errNaive, norm, products, shortcutProducts float64 // squares
 	if residual.want.Present() {
 		r := residual.want
 		if c.rsampling != kernels.Same {
@@ -234,11 +236,20 @@ func (p *pixels) conv(c convCase) {
 	if c.shortcut > 0 {
 		r := p.put([4]int{c.n, oh, ow, c.cout}, nil).want
 		p.ref.Conv2D(&kernels.Conv2D{Dst: r, Src: want.Skip, Kernel: want.Shortcut})
+		for i := range ref {
+			for k, w := range shortcut.Weight[i%c.cout*c.shortcut:][:c.shortcut] {
+				first, at := skip[0].want.C, skip[0]
+				if k >= first {
+					at, k = skip[1], k-first
+				}
+				v := at.data[i/c.cout*at.want.C+k] * w
+				shortcutProducts += float64(v) * float64(v)
+			}
+		}
 		for i, v := range p.reference(r) {
 			base[i] += float64(v)
 		}
 	}
-	var errNaive, norm float64
 	uh, uw := c.sampling.Size(c.h), c.sampling.Size(c.w)
 	for i := range ref {
 		o, x, y, n := i%c.cout, i/c.cout%ow, i/c.cout/ow%oh, i/c.cout/ow/oh
@@ -256,7 +267,9 @@ func (p *pixels) conv(c convCase) {
 					continue
 				}
 				for ci := range c.cin {
-					sum += u[((n*uh+iy)*uw+ix)*c.cin+ci] * weights.Weight[((o*c.cin+ci)*c.size+ky)*c.size+kx]
+					product := u[((n*uh+iy)*uw+ix)*c.cin+ci] * weights.Weight[((o*c.cin+ci)*c.size+ky)*c.size+kx]
+					sum += product
+					products += float64(product) * float64(product)
 				}
 			}
 		}
@@ -274,8 +287,8 @@ func (p *pixels) conv(c convCase) {
 	}
 	what := p.what
 	for form, factor := range map[kernels.ConvForm]float64{kernels.Auto: 20, kernels.Direct: 2, kernels.Winograd2: 2,
-		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6} {
-		if form >= kernels.Winograd2 && (c.size != 3 || c.stride != 1 || c.rightBottom) || form == kernels.WinogradUp && !weights.Up {
+		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6, kernels.BFloat16: 2} {
+		if form.Winograd() && (c.size != 3 || c.stride != 1 || c.rightBottom) || form == kernels.WinogradUp && !weights.Up {
 			continue
 		}
 		p.what = fmt.Sprintf("%s, form %v", what, form)
@@ -296,7 +309,14 @@ func (p *pixels) conv(c convCase) {
 			}
 			sum += d * d
 		}
-		if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm); !(math.Sqrt(sum) <= limit) {
+		var brief float64
+		if got.Kernel.Weights().Form == kernels.BFloat16 {
+			brief += products
+		}
+		if c.shortcut > 0 && got.Shortcut.Weights().Form == kernels.BFloat16 {
+			brief += shortcutProducts
+		}
+		if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm) + 0x1p-8*math.Sqrt(brief); !(math.Sqrt(sum) <= limit) {
 			p.errorf("L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g, the result's norm is %.3g", math.Sqrt(sum), limit, math.Sqrt(errNaive), math.Sqrt(norm))
 		}
 		if c.moments {
