@@ -65,14 +65,14 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 	memset(o, 0, rows * dp * sizeof *o);
 	for (int j0 = 0; j0 < a->keys; j0 += KEYS) {
 		const int keys = mini(KEYS, a->keys - j0);
-		products((run){q, a->dim, a->dim}, rows, kp + (long)j0 * a->dim, 0, (long)NR * a->dim, keys, s, KEYS);
+		for (int c = 0; c < keys; c += NR) products((run){q, a->dim, a->dim}, rows, kp + (long)(j0 + c) * a->dim, 0, s + c, KEYS);
 		float decay[QUERIES];
 		for (int i = 0; i < rows; i++) {
 			const float old = top[i], t = softmax(s + (long)i * KEYS, keys, top + i);
 			decay[i] = j0 ? exp2f(old - top[i]) : 0;
 			sum[i] = sum[i] * decay[i] + t;
 		}
-		products((run){s, KEYS, keys}, rows, vp + (long)j0 * NR, 0, (long)NR * a->keys, (int)dp, part, dp);
+		for (int c = 0; c < dp; c += NR) products((run){s, KEYS, keys}, rows, vp + (long)j0 * NR + (long)c * a->keys, 0, part + c, dp);
 		for (int i = 0; i < rows; i++)
 			for (long d = 0; d < dp; d += LANES) store(o + i * dp + d, load(o + i * dp + d) * decay[i] + load(part + i * dp + d));
 	}

@@ -270,8 +270,7 @@ static void brief_units(const conv_args *a, int n, int u0, int u1, int c0, int c
 						if (sum.pivot) partial_end(&sum, c + l, &part);
 					}
 				}
-			sum.chunk = pixels;
-			sums_merge(&sum, c1);
+			sums_end(&sum, c1, pixels);
 		}
 		sums_write(a, &sum, n, u, c0, c1);
 	}

@@ -62,23 +62,24 @@ INL int even(int left) {
 
 INL const char *panel(const void *w, int half, long at) { return (const char *)w + at * (half ? 2 : 4); }
 
-// products writes the product of t pixels and panels of columns: m[i][j] = sum over k of a[i][k] b[k][j]. step is the
-// distance of the panels.
-static __attribute__((noinline)) void products(run a, int t, const void *b, int half, long step, int columns, float *m, long ldm) {
-	for (int c = 0; c < columns; c += NR, b = panel(b, half, step), m += NR)
-		for (int i = 0; i < t;) {
-			const int n = even(t - i);
-			vf s[MR][2];
+// products writes the product of t pixels and a panel: m[i][j] = sum over k of a[i][k] b[k][j], or with more adds it.
+static __attribute__((noinline)) void products(run a, int t, const float *b, int more, float *m, long ldm) {
+	for (int i = 0; i < t;) {
+		const int n = even(t - i);
+		vf s[MR][2];
 #define SIZE(n) case n: { \
 		enum { M = n <= MR ? n : 1 }; \
-		if (half) tile(M, 2, 1, &a, 1, i, b, s); \
-		else tile(M, 2, 0, &a, 1, i, b, s); \
-		_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) store(m + (i + j) * ldm, s[j][0]), store(m + (i + j) * ldm + LANES, s[j][1]); \
+		tile(M, 2, 0, &a, 1, i, b, s); \
+		float *o = m + i * ldm; \
+		if (more) { \
+			_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) s[j][0] += load(o + j * ldm), s[j][1] += load(o + j * ldm + LANES); \
+		} \
+		_Pragma("GCC unroll 16") for (int j = 0; j < M; j++) store(o + j * ldm, s[j][0]), store(o + j * ldm + LANES, s[j][1]); \
 	} break;
-			switch (n) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
+		switch (n) { SIZE(1) SIZE(2) SIZE(3) SIZE(4) SIZE(5) SIZE(6) SIZE(7) SIZE(8) SIZE(9) SIZE(10) SIZE(11) SIZE(12) }
 #undef SIZE
-			i += n;
-		}
+		i += n;
+	}
 }
 
 // halve rounds weights to F16, to nearest and ties to even. It reports whether all are in F16's range.
@@ -183,12 +184,12 @@ static void strip(const conv_args *a, int n, int y, int count, int keep, float *
 typedef struct {
 	float *pivot, *sum, *square, *mean, *m2; // per channel of the task, from c0; null pivot: no moments wanted
 	int c0;
-	long chunk, all; // pixels in the chunk, pixels merged
+	long all; // pixels merged
 } sums;
 
 static void sums_start(sums *s, int c0, int c1) {
 	if (!s->pivot) return;
-	s->c0 = c0, s->chunk = s->all = 0;
+	s->c0 = c0, s->all = 0;
 	memset(s->sum, 0, roundup(c1 - c0, NR) * sizeof(float));
 	memset(s->square, 0, roundup(c1 - c0, NR) * sizeof(float));
 }
@@ -221,28 +222,33 @@ INL void partial_end(const sums *s, int c, const partial *p) {
 	store(s->square + i, load(s->square + i) + p->square);
 }
 
-static void sums_merge(sums *s, int c1) {
-	if (!s->pivot || !s->chunk) return;
-	const float k = s->chunk, n = s->all + s->chunk;
-	for (int i = 0; i < c1 - s->c0; i += LANES) {
+// sums_merge merges a chunk of so many pixels, of channels c0 to c1, with all that were merged before.
+static void sums_merge(const sums *s, int c0, int c1, long chunk, long all) {
+	if (!s->pivot || !chunk) return;
+	const float k = chunk, n = all + chunk;
+	for (int i = c0 - s->c0; i < c1 - s->c0; i += LANES) {
 		const vf t = load(s->sum + i);
 		vf q = load(s->square + i) - t * t / k;
 		q = vmax(splat(0), q); // a NaN stays one
 		const vf p = load(s->pivot + i) + t / k;
-		vf m = s->all ? load(s->mean + i) : (vf){0}, v = s->all ? load(s->m2 + i) : (vf){0};
+		vf m = all ? load(s->mean + i) : (vf){0}, v = all ? load(s->m2 + i) : (vf){0};
 		const vf d = p - m;
-		store(s->m2 + i, v + q + d * d * (s->all * k / n));
+		store(s->m2 + i, v + q + d * d * (all * k / n));
 		store(s->mean + i, m + d * (k / n));
 		store(s->pivot + i, p);
 		store(s->sum + i, (vf){0}), store(s->square + i, (vf){0});
 	}
-	s->all += s->chunk, s->chunk = 0;
+}
+
+// sums_end merges a chunk of all channels up to c1.
+static void sums_end(sums *s, int c1, long chunk) {
+	sums_merge(s, s->c0, c1, chunk, s->all);
+	s->all += chunk;
 }
 
 // sums_write writes the unit's moments where the backend joins them: means, then squared deviations.
 static void sums_write(const conv_args *a, sums *s, int n, int unit, int c0, int c1) {
 	if (!s->pivot) return;
-	sums_merge(s, c1);
 	float *out = a->moments + ((long)n * a->units + unit) * 2 * a->cout;
 	copyf(out + c0, s->mean, c1 - c0);
 	copyf(out + a->cout + c0, s->m2, c1 - c0);
@@ -514,8 +520,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 			for (int x = 0; x < all; x += PIXELS) {
 				for (int c = c0; c < c1; c += NR)
 					direct_pixels(a, n, y0, x, mini(PIXELS, all - x), c, r, runs, panel(a->weight, a->half, depth * c), add, &sum, x == 0, c == c0);
-				sum.chunk = mini(PIXELS, all - x);
-				sums_merge(&sum, c1);
+				sums_end(&sum, c1, mini(PIXELS, all - x));
 			}
 			sums_write(a, &sum, n, u, c0, c1);
 			continue;
@@ -529,8 +534,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 		if (thin(a)) {
 			for (int y = y0; y < y1; y++) {
 				thin_rows(a, n, y, s + (long)(y - y0) * a->stride * row, row, pitch, add, &sum, y == y0);
-				sum.chunk = a->ow;
-				sums_merge(&sum, c1);
+				sums_end(&sum, c1, a->ow);
 			}
 		} else {
 			const int together = a->size == 1 && a->stride == 1 && a->pad == 0; // the strip's rows follow each other, too
@@ -543,7 +547,7 @@ static void direct_units(const conv_args *a, int n, int u0, int u1, int c0, int 
 						direct_pixels(a, n, y0 + y, x, mini(PIXELS, all - x), c, r, a->size, panel(a->weight, a->half, depth * c),
 							add, &sum, x + y == 0, 0);
 					}
-			sum.chunk = (long)(y1 - y0) * a->ow;
+			sums_end(&sum, c1, (long)(y1 - y0) * a->ow);
 		}
 		sums_write(a, &sum, n, u, c0, c1);
 	}

@@ -16,6 +16,7 @@ type shape struct {
 	form           kernels.ConvForm
 	in, out        int // channels as packed
 	tile, edge     int // outputs and inputs along a Winograd tile
+	taps           int // weights kept per row of its inputs
 	kernels, depth int // kernels of a form; products per output of the direct form
 }
 
@@ -24,13 +25,13 @@ func (b *Backend) shape(w kernels.ConvWeights, f kernels.ConvForm) shape {
 	s := shape{form: f, in: up(w.In, int(b.lv.lanes)), out: up(w.Out, int(b.lv.panel)), kernels: 1, depth: w.Size * w.Size * w.In}
 	switch f {
 	case kernels.Winograd2:
-		s.tile, s.edge = 2, 4
+		s.tile, s.edge, s.taps = 2, 4, 3
 	case kernels.Winograd4:
-		s.tile, s.edge = 4, 6
+		s.tile, s.edge, s.taps = 4, 6, 3
 	case kernels.Winograd6:
-		s.tile, s.edge = 6, 8
+		s.tile, s.edge, s.taps = 6, 8, 3
 	case kernels.WinogradUp:
-		s.tile, s.edge, s.kernels = 4, 5, 4
+		s.tile, s.edge, s.taps, s.kernels = 4, 5, 2, 4
 	}
 	return s
 }
@@ -43,12 +44,12 @@ func (s shape) weights() int {
 	if s.tile == 0 {
 		return s.depth * s.out
 	}
-	return s.kernels * s.edge * s.edge * s.in * s.out
+	return s.kernels * s.edge * s.taps * s.in * s.out
 }
 
 // cost estimates the cycles of a convolution with pixels outputs on one of two threads. The register tile makes two
 // vectors of products a cycle; a transform takes about as many operations per vector and tile as it has loads, sums and
-// stores, at three a cycle.
+// stores, at three a cycle; a block's weights are expanded at two thirds of a value a cycle.
 func (s shape) cost(lanes, pixels float64) float64 {
 	perVector := float64(s.in*s.out) / lanes / 2
 	if s.tile == 0 {
@@ -61,17 +62,13 @@ func (s shape) cost(lanes, pixels float64) float64 {
 	in := edge*edge*2 + 2*edge*edge*2 // loads and stores, two passes of about two operations per value
 	out := edge*edge + tile*tile*3 + edge*(edge+tile)*2
 	transforms := tiles * (float64(s.in)*in + float64(s.out)*out) / lanes / 3
-	return tiles*edge*edge*perVector*1.1 + transforms + s.keep(lanes)
+	expand := math.Ceil(tiles/float64(s.kernels*s.block())) * float64(s.kernels) * 2 * perVector * edge * edge * 1.5
+	return tiles*edge*edge*perVector*1.1 + transforms + expand + s.keep(lanes)
 }
 
-// keep is what the packed weights cost: they stream through the caches at every call, and they fill memory. The first
-// few megabytes of a layer are cheaper, because small networks have small layers; beyond that a form must save much time
-// for each megabyte.
-func (s shape) keep(lanes float64) float64 {
-	const cheap = 4 << 20
-	bytes := 4 * float64(s.weights())
-	return (0.4*bytes + 1.6*max(0, bytes-cheap)) * 16 / lanes
-}
+// keep is what the packed weights cost: they stream through the caches at every call, and they fill memory. A form must save
+// this much time for each of their bytes.
+func (s shape) keep(lanes float64) float64 { return 0.8 * 4 * float64(s.weights()) * 16 / lanes }
 
 // briefLeast is the number of input channels from which bfloat16 is used where it was asked for: fewer would mostly multiply
 // the zeros that fill a tile, and there are few such layers.
@@ -104,6 +101,28 @@ func (b *Backend) form(w kernels.ConvWeights) kernels.ConvForm {
 	return best
 }
 
+// block is the number of Winograd tiles that are transformed and multiplied together: many where the weights are large, because
+// every block reads and expands them all, as far as the transformed inputs do not fill the last cache.
+func (s shape) block() int {
+	tiles := 48
+	if 4*s.weights() > 2<<20 {
+		tiles = 96
+	}
+	return max(16, min(tiles, (8<<20)/(4*s.edge*s.edge*s.in)))
+}
+
+// group is the number of output channels, of so many panels, that a block of tiles is multiplied with in one pass: all
+// positions with one panel after the other where the transformed inputs stay in the second-level cache, otherwise position
+// after position with as many panels as their products stay near.
+func (b *Backend) group(s shape, tiles, panels int) int {
+	position := 4 * s.edge * s.edge * tiles // bytes of a channel
+	group := 1
+	if position*s.in > 1<<20 {
+		group = max(1, min(panels, (2<<20)/(position*int(b.lv.panel))))
+	}
+	return group * int(b.lv.panel)
+}
+
 // plan cuts a convolution into units, by its shape alone, and into tasks, by the number of threads: every span for every
 // one of the splits of the output channels. The spans are valid until the next plan.
 func (b *Backend) plan(a *C.conv_args, images int) (spans []C.span, splits int) {
@@ -126,17 +145,7 @@ func (b *Backend) plan(a *C.conv_args, images int) (spans []C.span, splits int) 
 			gh, gw = oh/2, ow/2
 		}
 		down, across := ceil(gh, s.tile), ceil(gw, s.tile)
-		// Tiles per block: many where the weights are large, because every block reads them all, as far as the block
-		// itself fits the cache.
-		bytes := 4 * s.weights()
-		tiles := 24
-		switch {
-		case bytes > 12<<20:
-			tiles = 96
-		case bytes > 2<<20:
-			tiles = 48
-		}
-		tiles = max(16, min(tiles, (4<<20)/(4*s.edge*s.edge*(s.in+s.out))))
+		tiles := s.block()
 		per := min(down, max(1, tiles/across))
 		per = ceil(down, ceil(down, per))
 		a.tiles = C.int(min(tiles, per*across))
@@ -161,6 +170,9 @@ func (b *Backend) plan(a *C.conv_args, images int) (spans []C.span, splits int) 
 	}
 	split := ceil(panels, splits)
 	a.split = C.int(split * int(b.lv.panel))
+	if s.tile > 0 {
+		a.group = C.int(b.group(s, int(a.tiles), split))
+	}
 	// Spans begin long, because neighbours share rows of the input, and end short, so that the threads end together.
 	b.spans = b.spans[:0]
 	for image := range images {

@@ -34,6 +34,7 @@ typedef struct {
 	int units;      // per image
 	int tiles;      // Winograd tiles per block
 	int split;      // output channels per task, a multiple of the panel width
+	int group;      // and per pass over the transformed inputs of a Winograd block
 } conv_args;
 
 // span is units [from, to) of one image.

@@ -3,8 +3,12 @@
 //	Y = A^T [ (G g G^T) . (B^T d B) ] A
 //
 // M x M outputs from (M+R-1)^2 products instead of (M R)^2. The products over channels are matrix products, one for each
-// of the A*A positions, on the register tile of the direct form. V and M hold a block of tiles, position by position,
-// padded by 64 bytes, or all the streams would fall into one set of the cache.
+// of the A*A positions, on the register tile of the direct form. V holds a block of tiles, position by position, and M
+// the products with a group of panels of output channels; both are padded by 64 bytes, or all the streams would fall into
+// one set of the cache.
+//
+// Weights are kept as G g, A x R values in place of A x A: F(6x6) reads 24 and multiplies by 64. The other half of their
+// transform is made for one panel and one row of positions at a time, which is little work beside a block of tiles.
 //
 //	F(2x2), F(4x4), F(6x6)   R = 3
 //	up                       nearest-x2 and then 3x3 is, for each of the four parities of the output, a 2x2 kernel on the small
@@ -63,8 +67,11 @@ INL int form_m(int form) { return form == FORM_WINOGRAD2 ? 2 : form == FORM_WINO
 INL int form_a(int form) { return form == FORM_WINOGRAD2 ? 4 : form == FORM_WINOGRAD6 ? 8 : form == FORM_WINOGRAD_UP ? 5 : 6; }
 INL int form_kernels(int form) { return form == FORM_WINOGRAD_UP ? 4 : 1; }
 
-// winograd_filter: U = G g G^T in double.
-static void winograd_filter(int form, const double g[3][3], double u[8][8]) {
+// Weights kept per row of positions: values along a row of the kernel.
+INL int form_r(int form) { return form == FORM_WINOGRAD_UP ? 2 : 3; }
+
+// winograd_filter: G g in double.
+static void winograd_filter(int form, const double g[3][3], double t[8][3]) {
 	static const double G2[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
 	static const double G5[5][3] = {{.5, 0}, {.5, .5}, {1 / 6., -1 / 6.}, {1 / 6., 1 / 3.}, {0, 1}};
 	static const double G4[6][3] = {{.25, 0, 0}, {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
@@ -72,12 +79,39 @@ static void winograd_filter(int form, const double g[3][3], double u[8][8]) {
 	static const double G6[8][3] = {{1, 0, 0}, {-2 / 9., -2 / 9., -2 / 9.}, {-2 / 9., 2 / 9., -2 / 9.}, {1 / 90., 1 / 45., 2 / 45.},
 		{1 / 90., -1 / 45., 2 / 45.}, {32 / 45., 16 / 45., 8 / 45.}, {32 / 45., -16 / 45., 8 / 45.}, {0, 0, 1}};
 	const double(*G)[3] = form == FORM_WINOGRAD2 ? G2 : form == FORM_WINOGRAD_UP ? G5 : form == FORM_WINOGRAD4 ? G4 : G6;
-	const int A = form_a(form);
-	double t[8][3];
-	for (int i = 0; i < A; i++)
+	for (int i = 0; i < form_a(form); i++)
 		for (int j = 0; j < 3; j++) t[i][j] = G[i][0] * g[0][j] + G[i][1] * g[1][j] + G[i][2] * g[2][j];
-	for (int i = 0; i < A; i++)
-		for (int j = 0; j < A; j++) u[i][j] = t[i][0] * G[j][0] + t[i][1] * G[j][1] + t[i][2] * G[j][2];
+}
+
+enum { DEEP = 64 }; // input channels whose expanded weights stay in the first-level cache
+
+enum { CHUNK = 16 }; // tiles whose moments are summed before they are merged
+
+// expand multiplies a row of G g of one panel by G^T: from [deep][R][NR] to [A][deep][NR].
+INL void expand(const int A, const int half, const void *w, long deep, float *u) {
+	const int R = A == 5 ? 2 : 3;
+	const long q = deep * NR;
+	for (long c = 0; c < deep; c++, w = panel(w, half, R * NR))
+		for (int l = 0; l < NR; l += LANES, u += LANES) {
+			const vf a = widen(panel(w, half, l), half), b = widen(panel(w, half, NR + l), half);
+			const vf d = R == 3 ? widen(panel(w, half, 2 * NR + l), half) : b;
+			if (A == 4) {
+				const vf e = 0.5f * (a + d), o = 0.5f * b;
+				store(u, a), store(u + q, e + o), store(u + 2 * q, e - o), store(u + 3 * q, d);
+			} else if (A == 5) {
+				const vf e = a * (1 / 6.0f), o = b * (1 / 6.0f), h = 0.5f * a;
+				store(u, h), store(u + q, h + 0.5f * b), store(u + 2 * q, e - o), store(u + 3 * q, e + 2.0f * o), store(u + 4 * q, b);
+			} else if (A == 6) {
+				const vf e = (a + d) * (-1 / 6.0f), o = b * (-1 / 6.0f), f = a * (1 / 24.0f) + d * (1 / 6.0f), p = b * (1 / 12.0f);
+				store(u, 0.25f * a), store(u + q, e + o), store(u + 2 * q, e - o);
+				store(u + 3 * q, f + p), store(u + 4 * q, f - p), store(u + 5 * q, d);
+			} else {
+				const vf e = (a + d) * (-2 / 9.0f), o = b * (-2 / 9.0f), f = a * (1 / 90.0f) + d * (2 / 45.0f), p = b * (1 / 45.0f);
+				const vf g = a * (32 / 45.0f) + d * (8 / 45.0f), r = b * (16 / 45.0f);
+				store(u, a), store(u + q, e + o), store(u + 2 * q, e - o), store(u + 3 * q, f + p);
+				store(u + 4 * q, f - p), store(u + 5 * q, g + r), store(u + 6 * q, g - r), store(u + 7 * q, d);
+			}
+		}
 }
 
 // parity is the 2x2 kernel that g is for the outputs of row parity p and column parity q of an image enlarged by
@@ -88,21 +122,21 @@ static void parity(const double g[3][3], int p, int q, double f[3][3]) {
 		for (int j = 0; j < 3; j++) f[(i + 1 - p) / 2][(j + 1 - q) / 2] += g[i][j];
 }
 
-// winograd_pack writes [kernel][position][panel][cin to LANES][NR].
+// winograd_pack writes G g as [kernel][panel][row of positions][cin to LANES][R][NR].
 static void winograd_pack(const conv_args *a, const float *w, float *u) {
 	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR);
-	const int A = form_a(a->form), kernels = form_kernels(a->form);
-	memset(u, 0, kernels * A * A * cp * kp * sizeof *u);
+	const int A = form_a(a->form), R = form_r(a->form), kernels = form_kernels(a->form);
+	memset(u, 0, kernels * A * R * cp * kp * sizeof *u);
 	for (long k = 0; k < a->cout; k++)
 		for (long c = 0; c < a->cin; c++) {
-			double g[3][3], f[3][3], t[8][8];
+			double g[3][3], f[3][3], t[8][3];
 			for (int i = 0; i < 9; i++) g[i / 3][i % 3] = w[(k * a->cin + c) * 9 + i];
 			for (int kernel = 0; kernel < kernels; kernel++) {
 				if (kernels == 4) parity(g, kernel / 2, kernel % 2, f);
 				else memcpy(f, g, sizeof f);
 				winograd_filter(a->form, f, t);
-				for (int p = 0; p < A * A; p++)
-					u[(kernel * A * A + p) * cp * kp + ((k / NR) * cp + c) * NR + k % NR] = (float)t[p / A][p % A];
+				for (int i = 0; i < A; i++)
+					for (int j = 0; j < R; j++) u[((((kernel * (kp / NR) + k / NR) * A + i) * cp + c) * R + j) * NR + k % NR] = (float)t[i][j];
 			}
 		}
 }
@@ -114,8 +148,9 @@ INL int grid_w(const conv_args *a) { return a->form == FORM_WINOGRAD_UP ? a->uw 
 // Floats of the parts of scratch.
 INL long winograd_across(const conv_args *a) { return (grid_w(a) + form_m(a->form) - 1) / form_m(a->form); }
 INL long winograd_width(const conv_args *a) { return winograd_across(a) * form_m(a->form) + 2; }
-INL long winograd_pv(const conv_args *a) { return a->tiles * roundup(a->cin, LANES) + 16; }
-INL long winograd_pm(const conv_args *a) { return a->tiles * roundup(a->split, NR) + 16; }
+INL long winograd_lv(const conv_args *a) { return roundup(a->cin, LANES) + 16; } // of a tile in V
+INL long winograd_pv(const conv_args *a) { return a->tiles * winograd_lv(a) + 16; }
+INL long winograd_pm(const conv_args *a) { return (long)a->tiles * a->group + 16; }
 
 // tile_in writes B^T d B of the tile at d, channel by channel, to position p of o at o + p*pv.
 INL void tile_in(const int A, const float *d, long row, long cp, float *o, long pv) {
@@ -138,9 +173,9 @@ INL void tile_in(const int A, const float *d, long row, long cp, float *o, long 
 
 INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c1, float *scratch, const int A, const int M, const int kernels) {
 	const long cp = roundup(a->cin, LANES), kp = roundup(a->cout, NR), width = winograd_width(a), row = width * cp;
-	const long pv = winograd_pv(a), pm = winograd_pm(a), ks = roundup(a->split, NR); // columns of M
+	const long lv = winograd_lv(a), pv = winograd_pv(a), pm = winograd_pm(a), R = A == 5 ? 2 : 3;
 	const int across = winograd_across(a), gh = grid_h(a), gw = grid_w(a), step = kernels == 4 ? 2 : 1, up = a->rows / step;
-	float *add = scratch, *sp = add + addend_scratch(a), *v = sp + sums_scratch(a), *m = v + A * A * pv, *tmp = m + A * A * pm;
+	float *add = scratch, *sp = add + addend_scratch(a), *v = sp + sums_scratch(a), *m = v + A * A * pv, *u = m + A * A * pm, *tmp = u + A * DEEP * NR;
 	float *s = tmp + 2L * a->w * cp;
 	sums sum = sums_open(a, sp);
 	addend(a, n, add);
@@ -162,40 +197,53 @@ INL void winograd_units(const conv_args *a, int n, int u0, int u1, int c0, int c
 			for (int kernel = 0; kernel < kernels; kernel++) {
 				const int py = kernel / 2, px = kernel % 2;
 				for (int t = t0; t < t0 + count; t++)
-					tile_in(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * cp, pv);
-				for (int p = 0; p < A * A; p++)
-					products((run){v + p * pv, cp, cp}, count, panel(a->weight, a->half, (kernel * A * A + p) * cp * kp + c0 * cp), a->half, cp * NR,
-						c1 - c0, m + p * pm, ks);
-				for (int t = 0; t < count; t++) {
-					const int ty = y0 + (t0 + t) / across * M, tx = (t0 + t) % across * M, hr = mini(M, gh - ty), wr = mini(M, gw - tx);
-					for (int c = c0; c < mini(c1, a->cout); c += LANES) {
-						const float *q = m + t * ks + (c - c0);
-						vf x[8], y[8], z[8 * 8], o[8];
-						_Pragma("GCC unroll 1") for (int j = 0; j < A; j++, q += pm) {
-							const float *p = q;
-							_Pragma("GCC unroll 8") for (int i = 0; i < A; i++, p += A * pm) x[i] = load(p);
-							at(A, x, y);
-							_Pragma("GCC unroll 8") for (int i = 0; i < M; i++) z[i * A + j] = y[i];
-						}
-						partial part;
-						if (sum.pivot) part = partial_start(&sum, c);
-						_Pragma("GCC unroll 1") for (int i = 0; i < hr; i++) {
-							at(A, z + i * A, o);
-							const int fresh = t0 + t + i + kernel == 0;
-							if (wr == M) { // a constant, so that the row stays in registers
-								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, M, add);
-								if (sum.pivot) partial_add(&part, fresh, o, M);
-							} else {
-								complete(a, n, (ty + i) * step + py, tx * step + px, step, c, o, wr, add);
-								if (sum.pivot) partial_add(&part, fresh, o, wr);
+					tile_in(A, s + (t / across * M + py) * row + (t % across * M + px) * cp, row, cp, v + (t - t0) * lv, pv);
+				for (int g0 = c0; g0 < c1; g0 += a->group) {
+					const int g1 = mini(g0 + a->group, c1);
+					for (int i = 0; i < A; i++)
+						for (int c = g0; c < g1; c += NR) {
+							const void *w = panel(a->weight, a->half, ((kernel * (kp / NR) + c / NR) * A + i) * cp * R * NR);
+							for (long k = 0; k < cp; k += DEEP) {
+								const long deep = cp - k < DEEP ? cp - k : DEEP;
+								if (a->half) expand(A, 1, panel(w, 1, k * R * NR), deep, u);
+								else expand(A, 0, panel(w, 0, k * R * NR), deep, u);
+								for (int j = 0; j < A; j++)
+									products((run){v + (i * A + j) * pv + k, lv, deep}, count, u + j * deep * NR, k > 0, m + (i * A + j) * pm + c - g0, a->group);
 							}
 						}
-						if (sum.pivot) partial_end(&sum, c, &part);
+					long all = sum.all, chunk = 0;
+					for (int t = 0; t < count; t++) {
+						const int ty = y0 + (t0 + t) / across * M, tx = (t0 + t) % across * M, hr = mini(M, gh - ty), wr = mini(M, gw - tx);
+						for (int l = g0; l < mini(g1, a->cout); l += LANES) {
+							const float *q = m + (long)t * a->group + (l - g0);
+							vf x[8], y[8], z[8 * 8], o[8];
+							_Pragma("GCC unroll 1") for (int j = 0; j < A; j++, q += pm) {
+								const float *p = q;
+								_Pragma("GCC unroll 8") for (int i = 0; i < A; i++, p += A * pm) x[i] = load(p);
+								at(A, x, y);
+								_Pragma("GCC unroll 8") for (int i = 0; i < M; i++) z[i * A + j] = y[i];
+							}
+							partial part;
+							if (sum.pivot) part = partial_start(&sum, l);
+							_Pragma("GCC unroll 1") for (int i = 0; i < hr; i++) {
+								at(A, z + i * A, o);
+								const int fresh = t0 + t + i + kernel == 0;
+								if (wr == M) { // a constant, so that the row stays in registers
+									complete(a, n, (ty + i) * step + py, tx * step + px, step, l, o, M, add);
+									if (sum.pivot) partial_add(&part, fresh, o, M);
+								} else {
+									complete(a, n, (ty + i) * step + py, tx * step + px, step, l, o, wr, add);
+									if (sum.pivot) partial_add(&part, fresh, o, wr);
+								}
+							}
+							if (sum.pivot) partial_end(&sum, l, &part);
+						}
+						chunk += (long)hr * wr;
+						if (t % CHUNK == CHUNK - 1 || t == count - 1) sums_merge(&sum, g0, g1, chunk, all), all += chunk, chunk = 0;
 					}
-					sum.chunk += (long)hr * wr;
+					if (g1 == c1) sum.all = all;
 				}
 			}
-			sums_merge(&sum, c1);
 		}
 		sums_write(a, &sum, n, unit, c0, c1);
 	}
@@ -213,7 +261,7 @@ WINOGRAD(winograd_up, 5, 4, 4)
 
 static long winograd_scratch(const conv_args *a) {
 	const long cp = roundup(a->cin, LANES), A = form_a(a->form), up = a->rows / (a->form == FORM_WINOGRAD_UP ? 2 : 1);
-	return addend_scratch(a) + sums_scratch(a) + A * A * (winograd_pv(a) + winograd_pm(a)) + 2L * a->w * cp +
+	return addend_scratch(a) + sums_scratch(a) + A * A * (winograd_pv(a) + winograd_pm(a)) + A * DEEP * NR + 2L * a->w * cp +
 		(up + form_m(a->form) + 2) * winograd_width(a) * cp + LANES;
 }
 
@@ -223,7 +271,7 @@ static long winograd_scratch(const conv_args *a) {
 static long conv_packed(const conv_args *a) {
 	if (a->form == FORM_BF16) return brief_packed(a) / 2;
 	if (a->form != FORM_DIRECT)
-		return form_kernels(a->form) * form_a(a->form) * form_a(a->form) * roundup(a->cin, LANES) * roundup(a->cout, NR);
+		return form_kernels(a->form) * form_a(a->form) * form_r(a->form) * roundup(a->cin, LANES) * roundup(a->cout, NR);
 	return thin(a) ? (long)a->size * a->size * a->cout * roundup(a->cin, LANES) : direct_depth(a) * roundup(a->cout, LANES);
 }
 
