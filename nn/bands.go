@@ -34,7 +34,7 @@ type local interface {
 
 // bands calls f for every band of the image with its rows. They are freed after it.
 func (x *image) bands(t Tiling, f func(from int, band *tensor.Tensor)) {
-	step := t.rows(x.w)
+	step := t.Rows(x.w)
 	for from := 0; from < x.h; from += step {
 		func() {
 			defer x.d.Tidy()()
@@ -46,8 +46,13 @@ func (x *image) bands(t Tiling, f func(from int, band *tensor.Tensor)) {
 // reach is the most rows beyond its own that a band of any layer's output depends on: those of tinyBlock's convolutions.
 const reach = 3
 
-// rows of a band of an image of the width w.
-func (t Tiling) rows(w int) int { return max(t.Pixels/w, reach) }
+// Rows of a band of an image of the width w, 0 where everything runs whole.
+func (t Tiling) Rows(w int) int {
+	if t.Pixels == 0 {
+		return 0
+	}
+	return max(t.Pixels/w, reach)
+}
 
 // moments are those of the whole image. Those of bands are merged in their order, in float64, by the rule of Chan, Golub
 // and LeVeque (1983): exact but for rounding.
@@ -85,7 +90,7 @@ func (x *image) store(t Tiling, into *tensor.Tensor) *tensor.Tensor {
 		x.bands(t, func(from int, band *tensor.Tensor) { out.SetRows(0, from, band) })
 		return out
 	}
-	held, first, count := x.d.New(1, min(t.rows(x.w), x.h), x.w, x.c), 0, 0
+	held, first, count := x.d.New(1, min(t.Rows(x.w), x.h), x.w, x.c), 0, 0
 	write := func() { into.SetRows(0, first, held.Rows(0, 0, count)) }
 	x.bands(t, func(from int, band *tensor.Tensor) {
 		if count > 0 {

@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/profile"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 )
 
@@ -26,13 +28,16 @@ type benchReport struct {
 	MsMin   float64   `json:"ms_min"`
 	PeakRSS int       `json:"peak_rss_mb,omitempty"`
 
+	Memory memoryReport `json:"memory"`
+
 	Profile *profile.Report `json:"profile,omitempty"` // with --layers
 }
 
 func newBench() *cobra.Command {
 	var dev deviceFlags
+	var memory memoryFlag
 	var model string
-	var size, batch, runs, maxMemory int
+	var size, batch, runs int
 	var asJSON, layers bool
 	c := &cobra.Command{
 		Use:   "bench",
@@ -53,30 +58,29 @@ operations can exceed the former, data that stay in the caches the latter.`,
   spin-native bench --model model.safetensors --size 512 --threads 1 --json`,
 		Args: exactArgs(0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if maxMemory < 0 || size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
-				return usagef("--size %d, --batch %d, --runs %d, --max-memory %d: expected 1 to 8192, 1 to 256, 1 to 10000, 0 or more", size, batch, runs, maxMemory)
+			if size < 1 || batch < 1 || batch > 256 || runs < 1 || runs > 10000 || size > 8192 {
+				return usagef("--size %d, --batch %d, --runs %d: expected 1 to 8192, 1 to 256, 1 to 10000", size, batch, runs)
 			}
-			s, err := openSubject(model, int64(maxMemory)<<20)
+			s, err := openSubject(model)
 			if err != nil {
 				return err
 			}
 			defer s.close()
-			if _, ok := s.(*decoderSubject); maxMemory > 0 && !ok {
-				return usagef("--max-memory: only decoders can run in bands")
-			}
 			d, err := dev.open(c)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
-			cost, err := s.cost(dev.options(), batch, size, size)
+			plan, err := memory.plan(dev, s.tilings(size, size), batch, size, size, 0, func(t nn.Tiling) (dryrun.Cost, error) {
+				return s.cost(dev.options(), t, batch, size, size)
+			})
 			if err != nil {
 				return err
 			}
-			if err := d.Reserve(cost.Memory.Activations); err != nil {
+			if err := d.Reserve(plan.cost.Memory.Activations); err != nil {
 				return err
 			}
-			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: cost.FLOP / 1e9}
+			r := benchReport{Model: model, Size: size, Batch: batch, Threads: dev.threads, Level: d.Name(), GFLOP: plan.cost.FLOP / 1e9, Memory: plan.report()}
 			if r.Threads == 0 {
 				r.Threads = runtime.GOMAXPROCS(0)
 			}
@@ -86,7 +90,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				p = profile.New(inner)
 				d = tensor.NewDevice(p) // the first one still closes the backend
 			}
-			if err := r.time(c, d, s, runs, p); err != nil {
+			if err := r.time(c, d, s, plan.tiling, runs, p); err != nil {
 				return err
 			}
 			r.PeakRSS = peakRSS() // before the arrays that the memory is measured with
@@ -108,16 +112,20 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				}
 				fmt.Fprintln(c.OutOrStdout())
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s at %d x %d, batch %d, %d threads on %s: %.1f ms (least of %d), %.1f GFLOP, %.0f GFLOP/s, peak %d MB\n",
-				r.Model, size, size, batch, r.Threads, r.Level, r.MsMin, runs, r.GFLOP, r.GFLOP/r.MsMin*1e3, r.PeakRSS)
+			bands := ""
+			if plan.rows() > 0 {
+				bands = ", " + plan.String()
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s at %d x %d, batch %d, %d threads on %s: %.1f ms (least of %d), %.1f GFLOP, %.0f GFLOP/s, peak %d MB%s\n",
+				r.Model, size, size, batch, r.Threads, r.Level, r.MsMin, runs, r.GFLOP, r.GFLOP/r.MsMin*1e3, r.PeakRSS, bands)
 			return nil
 		},
 	}
 	dev.register(c)
+	memory.register(c)
 	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or with a first stage alone, or a network's name, for random weights: ffhq_10m, imagenet256, sd-vae, ldm-ffhq-vq4 (its first stage), ...")
 	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
-	c.Flags().IntVar(&maxMemory, "max-memory", 0, "of a decoder's weights and tensors in `MB`: it runs in bands where it would take more; 0: no limit")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
 	c.Flags().BoolVar(&layers, "layers", false, "time every layer as well")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
@@ -125,13 +133,13 @@ operations can exceed the former, data that stay in the caches the latter.`,
 }
 
 // time runs s on d, which p measures if it is given.
-func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, runs int, p *profile.Backend) (err error) {
+func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, t nn.Tiling, runs int, p *profile.Backend) (err error) {
 	defer tensor.Catch(&err)
 	trace := func(string, *tensor.Tensor) {}
 	if p != nil {
 		trace = p.Trace
 	}
-	call, err := s.load(d, r.Batch, r.Size, trace)
+	call, err := s.load(d, t, r.Batch, r.Size, trace)
 	if err != nil {
 		return err
 	}

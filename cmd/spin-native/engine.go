@@ -2,15 +2,12 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/tensor"
 )
@@ -56,47 +53,6 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 
 func (f *deviceFlags) options() cpu.Options {
 	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights, Products: f.dtype}
-}
-
-// fits refuses a run on n pictures of h x w that takes more than there is.
-func fits(m dryrun.Memory, n, h, w int) error {
-	// The input in the file's form and as planes, the measurement of each sample, the result on its way to the file, panels.
-	const hostPictures = 12
-	free, need := availableMemory(), m.Total()+hostPictures*int64(n)*int64(h)*int64(w)*3*4
-	if free == 0 || need <= free {
-		return nil
-	}
-	fit := ""
-	if n > 1 {
-		fit = "; --samples 1 needs less"
-	}
-	return fmt.Errorf("a picture of %d x %d pixels needs %d MB of memory with this prior, %d MB are free: make the picture smaller, or cut it into parts%s",
-		w, h, need>>20, free>>20, fit)
-}
-
-// availableMemory is what the system can still give, in bytes; 0 where it does not say.
-func availableMemory() int64 {
-	free := int64(0)
-	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
-		for line := range strings.Lines(string(data)) {
-			if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemAvailable:" {
-				kb, _ := strconv.ParseInt(f[1], 10, 64)
-				free = kb << 10
-			}
-		}
-	}
-	// A container's limit, less what is used already.
-	read := func(path string) (int64, bool) {
-		data, err := os.ReadFile(path)
-		v, err2 := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-		return v, err == nil && err2 == nil
-	}
-	if top, ok := read("/sys/fs/cgroup/memory.max"); ok {
-		if used, ok := read("/sys/fs/cgroup/memory.current"); ok && (free == 0 || top-used < free) {
-			free = max(top-used, 1)
-		}
-	}
-	return free
 }
 
 func newDevices() *cobra.Command {

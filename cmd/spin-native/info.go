@@ -12,6 +12,8 @@ import (
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
 	"github.com/spin-native/spin/weights/photo"
@@ -36,6 +38,12 @@ type priorTable struct {
 	Multiple     int    `json:"multiple,omitempty"`     // sizes of pictures are padded to multiples of it
 	Classes      int    `json:"classes,omitempty"`
 	Problem      string `json:"problem,omitempty"`
+
+	Size   int           `json:"size,omitempty"`   // edge of the picture that Memory is for
+	Memory *memoryReport `json:"memory,omitempty"` // of one call, for a latent prior with the way through its first stage
+	TooBig string        `json:"too_big,omitempty"`
+
+	plan plan
 }
 
 func (p priorTable) String() string {
@@ -82,22 +90,36 @@ func tableOf(c dryrun.Cost) *memoryTable {
 func newInfo() *cobra.Command {
 	var asJSON, tensors bool
 	var preset string
+	var size int
+	var memory memoryFlag
 	c := &cobra.Command{
 		Use:   "info FILE",
 		Short: "Tell what a file of weights or a measurement holds",
 		Long: `info tells what a file or folder holds: networks with family, configuration, number of parameters and memory to run, and
 which of that is a guess; or a measurement with its operator and noise. It reads converted files, safetensors, .pt and .ckpt
-and diffusers folders, and runs nothing that is in them. FILE "photo" is the built-in prior.`,
+and diffusers folders, and runs nothing that is in them. FILE "photo" is the built-in prior.
+
+Of a prior it tells what one call takes on a picture of --size, and how a first stage would get along with the memory that
+there is, or with --max-memory. A whole reconstruction takes little more.`,
 		Example: `  spin-native info photo
   spin-native info --tensors ffhq_10m.pt
+  spin-native info --size 4096 --max-memory 8000 model.ckpt
   spin-native info y.safetensors`,
 		Args: exactArgs(1, "one file"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if size < 0 || size > 1<<16 {
+				return usagef("--size %d: expected 1 to %d", size, 1<<16)
+			}
 			r, closer, err := inspect(args[0], preset)
 			if err != nil {
 				return err
 			}
 			defer closer.Close()
+			if r.Prior != nil && r.Prior.Problem == "" {
+				if err := r.Prior.fill(priorFlags{path: args[0], preset: preset, label: noLabel}, memory, size); err != nil {
+					return err
+				}
+			}
 			if asJSON {
 				return writeJSON(c.OutOrStdout(), r)
 			}
@@ -108,6 +130,8 @@ and diffusers folders, and runs nothing that is in them. FILE "photo" is the bui
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
 	c.Flags().BoolVar(&tensors, "tensors", false, "also list every block, and every tensor with its type and shape")
+	c.Flags().IntVar(&size, "size", 0, "edge of a picture in pixels, to tell the memory that it takes (default: what the prior was trained on)")
+	memory.register(c)
 	c.Flags().StringVar(&preset, "preset", "", "what a raw checkpoint does not tell, by its model's `NAME`")
 	return c
 }
@@ -165,6 +189,31 @@ func (r *infoReport) stack(s checkpoint.Stack, err error) {
 	}
 	r.Prior = &priorTable{Latent: s.FirstStage != nil, Downsampling: s.Downsampling, Multiple: s.Multiple, Classes: s.Classes}
 	r.Notes = append(r.Notes, s.Notes...)
+}
+
+// fill tells what one call on a picture of the given edge takes.
+func (p *priorTable) fill(prior priorFlags, memory memoryFlag, size int) error {
+	file, err := prior.open()
+	if err != nil {
+		return err
+	}
+	defer file.close()
+	file.label = 0 // all of them cost the same
+	if p.Size = size; size == 0 {
+		p.Size = file.info.ImageSize * file.stack.Downsampling
+	}
+	plan, err := memory.plan(deviceFlags{}, file.tilings(p.Size, p.Size), 1, p.Size, p.Size, hostPictures(1, p.Size, p.Size), func(t nn.Tiling) (dryrun.Cost, error) {
+		return file.cost(cpu.Options{}, t, 1, p.Size, p.Size)
+	})
+	if plan.cost.Memory.Total() == 0 {
+		return err // before anything was rehearsed
+	}
+	if err != nil {
+		p.TooBig = err.Error()
+	}
+	r := plan.report()
+	p.Memory, p.plan = &r, plan
+	return nil
 }
 
 // memory fills in what the networks of the file take to run, where this version can run them.
@@ -261,6 +310,15 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 	if r.Prior != nil {
 		fmt.Fprintln(w)
 		row("as a prior", "%s", r.Prior)
+		if p := r.Prior; p.TooBig != "" {
+			row("too big", "%s", p.TooBig)
+		} else if p.Memory != nil {
+			stage := ""
+			if p.Latent {
+				stage = "; first stage " + p.plan.String()
+			}
+			row("memory as a prior", "%s + pictures %d MB at %d x %d%s", p.plan.cost.Memory, p.plan.pictures>>20, p.Size, p.Size, stage)
+		}
 	}
 	for _, n := range r.Notes {
 		row("note", "%s", n)

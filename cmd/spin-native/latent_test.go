@@ -88,6 +88,9 @@ func TestLatentPrior(t *testing.T) {
 	require.Contains(t, text, "on latents 2 times smaller; sizes are padded to multiples of 4")
 	var r infoReport
 	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", ckpt)), &r))
+	require.Equal(t, 128, r.Prior.Size)
+	require.Positive(t, r.Prior.Memory.Weights)
+	r.Prior.Size, r.Prior.Memory = 0, nil
 	require.Equal(t, &priorTable{Latent: true, Downsampling: 2, Multiple: 4}, r.Prior)
 }
 
@@ -196,4 +199,92 @@ func TestLatentMemory(t *testing.T) {
 			require.Equal(t, s.Allocated, s.Peak)
 		})
 	}
+}
+
+// TestBands: with less memory than a whole picture takes, the first stage works in bands; the run stays below the limit and
+// makes the same pictures.
+func TestBands(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend does not count")
+	}
+	// A first stage without a code book: there rounding decides between vectors.
+	f := solveFlags{
+		prior:       priorFlags{path: testkit.Shared(t, "fixtures", "diffusers_class_unet", "sharded"), firstStage: testkit.Shared(t, "fixtures", "diffusers_autoencoder_kl", "f16"), label: 1},
+		deviceFlags: deviceFlags{threads: 2},
+	}
+	const h, w, samples = 186, 202, 2 // not of a size that either network takes
+	pic := imagefile.New(w, h)
+	for i := range pic.Pix {
+		pic.Pix[i] = float32(i%11)/11 - 0.5
+	}
+	other, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	m, err := degrade(tensor.NewDevice(other), pic, solver.Spec{Kind: "downsample", Factor: 2}, 0.05, 1)
+	require.NoError(t, err)
+	require.NoError(t, other.Close())
+	run := func(mb int) (plan, []*imagefile.Image) {
+		f.memory.mb = mb
+		b, err := cpu.Open(f.options())
+		require.NoError(t, err)
+		d := tensor.NewDevice(b)
+		defer d.Close()
+		run := func(d *tensor.Device, p *prior) (s *solution) {
+			s, err := solve(t.Context(), d, p, m, rehearsed, samples, 1, nil)
+			require.NoError(t, err)
+			return s
+		}
+		p, err := f.load(d, samples, h, w, func(d *tensor.Device, p *prior) error { run(d, p); return nil })
+		require.NoError(t, err)
+		s := run(d, p)
+		used, want := cpu.UsageOf(b), p.memory.cost.Memory
+		require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, used)
+		require.Equal(t, int64(1), d.Stats().Allocs)
+		return p.memory, s.images
+	}
+	whole, want := run(0)
+	require.Zero(t, whole.rows())
+	require.Equal(t, "whole", whole.String())
+	total := int(whole.total() >> 20)
+	rows := map[string]bool{}
+	for _, mb := range []int{total - 1, total * 4 / 5, total * 3 / 4} {
+		p, got := run(mb)
+		require.Positive(t, p.rows())
+		require.LessOrEqual(t, p.total(), int64(mb)<<20)
+		rows[p.String()] = true
+		t.Logf("%d MB of %d: %v, %v", mb, total, p, p.cost.Memory)
+		for i := range want {
+			for k, v := range want[i].Pix {
+				require.InDelta(t, v, got[i].Pix[k], 1e-4, "%v", p)
+			}
+		}
+	}
+	require.Greater(t, len(rows), 1)
+
+	// The same from the command line, with its report.
+	dir := t.TempDir()
+	in := picture(t, dir, 200, 184)
+	args := []string{"reconstruct", "--prior", f.prior.path, "--first-stage", f.prior.firstStage, "--label", "1", "--task", "denoise", "--sigma", "0.2", "--steps", "3", "--max-memory"}
+	var r reconstructReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, append(args, "0", "--json", "-o", filepath.Join(dir, "whole.png"), in)...)), &r))
+	require.Zero(t, r.Memory.BandRows)
+	less := r.Memory.Total>>20 - 2
+	require.NoError(t, json.Unmarshal([]byte(ok(t, append(args, fmt.Sprint(less), "--quiet", "--json", "-o", filepath.Join(dir, "out.png"), in)...)), &r))
+	require.Positive(t, r.Memory.BandRows)
+	require.LessOrEqual(t, r.Memory.Total, r.Memory.Limit)
+	require.Equal(t, less<<20, r.Memory.Limit)
+	require.Contains(t, ok(t, append(args, fmt.Sprint(less), "-o", filepath.Join(dir, "again.png"), in)...), "% of the time; in bands of")
+	code, _, errs := spin(t, append(args, "9", "-o", filepath.Join(dir, "none.png"), in)...)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "even with its first stage in bands")
+	require.Contains(t, errs, "the limit is 9 MB")
+	require.NoFileExists(t, filepath.Join(dir, "none.png"))
+
+	text := ok(t, "info", "--size", "512", "--max-memory", "100", latentPrior(t))
+	require.Contains(t, text, "too big")
+	text = ok(t, "info", "--size", "512", latentPrior(t))
+	require.Contains(t, text, "at 512 x 512; first stage whole")
+	var i infoReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", "--size", "512", "--max-memory", "300", latentPrior(t))), &i))
+	require.Equal(t, 512, i.Prior.Size)
+	require.Positive(t, i.Prior.Memory.BandRows)
 }

@@ -161,6 +161,7 @@ type prior struct {
 	guesses []string          // what its files do not tell
 	notes   []string
 	noise   solver.Noise // nil: that of the seed
+	memory  plan
 }
 
 // labels are the classes of n pictures.
@@ -185,8 +186,8 @@ func (p *priorFile) checkLabel() error {
 }
 
 // build makes the prior from its networks, or with dry from their shapes alone, for a device that computes nothing. edge is
-// the size of the pictures to come.
-func (p *priorFile) build(d *tensor.Device, edge int, dry bool) (*prior, error) {
+// the size of the pictures to come. A first stage is tiled as t says.
+func (p *priorFile) build(d *tensor.Device, edge int, t nn.Tiling, dry bool) (*prior, error) {
 	betas, err := p.info.Schedule.Values()
 	if err != nil {
 		return nil, fmt.Errorf("prior: %w", err)
@@ -225,7 +226,7 @@ func (p *priorFile) build(d *tensor.Device, edge int, dry bool) (*prior, error) 
 	if dry {
 		stage = stage.ShapesOnly()
 	}
-	if out.stage, err = p.stack.FirstStage.LoadFirstStageFrom(d, stage, nn.LoadOptions{ImageSize: edge}); err != nil {
+	if out.stage, err = p.stack.FirstStage.LoadFirstStageFrom(d, stage, nn.LoadOptions{ImageSize: edge, Tiling: t}); err != nil {
 		return nil, fmt.Errorf("prior: first stage: %w", err)
 	}
 	o.NoClip, o.Multiple = true, net.Config.Downsampling()
@@ -249,37 +250,55 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err := file.checkLabel(); err != nil {
 		return nil, err
 	}
-	// One call first: a run that does not fit should not even be rehearsed, with the pictures that it has on the host.
-	if err := file.checkMemory(f.options(), n, h, w); err != nil {
-		return nil, err
-	}
-	cost, err := file.rehearse(f.options(), max(h, w), func(d *tensor.Device, p *prior) error {
-		p.noise = silence{}
-		return run(d, p)
-	})
+	plan, err := f.memory.plan(f.deviceFlags, file.tilings(h, w), n, h, w, hostPictures(n, h, w),
+		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
+		func(t nn.Tiling) (dryrun.Cost, error) {
+			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
+				p.noise = silence{}
+				return run(d, p)
+			})
+		})
 	if err != nil {
 		return nil, err
 	}
-	if err := fits(cost.Memory, n, h, w); err != nil {
-		return nil, err
-	}
-	if err := d.Reserve(cost.Memory.Activations); err != nil {
+	if err := d.Reserve(plan.cost.Memory.Activations); err != nil {
 		return nil, err
 	}
 	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
 	defer file.close()
-	return file.build(d, max(h, w), false)
+	p, err := file.build(d, max(h, w), plan.tiling, false)
+	if err != nil {
+		return nil, err
+	}
+	if p.memory = plan; file.latent() {
+		p.memory.width = file.padded(w)
+	}
+	return p, nil
+}
+
+// tilings are those to choose from for pictures of h x w, the fastest first. UNets always run whole.
+func (p *priorFile) tilings(h, w int) []nn.Tiling {
+	if !p.latent() {
+		return []nn.Tiling{{}}
+	}
+	return checkpoint.Tilings(p.padded(h), p.padded(w))
+}
+
+// padded is the height or width that pictures have for the networks of a latent prior.
+func (p *priorFile) padded(n int) int {
+	m := p.stack.Multiple
+	return (n + m - 1) / m * m
 }
 
 // rehearse builds the prior on a device that computes nothing, lets run use it, and tells what all that would have taken.
-func (p *priorFile) rehearse(o cpu.Options, edge int, run func(*tensor.Device, *prior) error) (cost dryrun.Cost, err error) {
+func (p *priorFile) rehearse(o cpu.Options, t nn.Tiling, edge int, run func(*tensor.Device, *prior) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
 	d, err := dryrun.Open(o)
 	if err != nil {
 		return cost, err
 	}
 	defer d.Close()
-	prior, err := p.build(d.Device, edge, true)
+	prior, err := p.build(d.Device, edge, t, true)
 	if err == nil {
 		err = run(d.Device, prior)
 	}
@@ -296,13 +315,12 @@ type silence struct{}
 func (silence) Normal(dst []float32, _, _ int) { clear(dst) }
 
 // cost is what one call of the prior on n pictures of h x w takes; for a latent one, the way through its first stage too.
-func (p *priorFile) cost(o cpu.Options, n, h, w int) (cost dryrun.Cost, err error) {
+func (p *priorFile) cost(o cpu.Options, t nn.Tiling, n, h, w int) (cost dryrun.Cost, err error) {
 	if !p.latent() {
 		cost, err = checkpoint.GuidedCost(o, p.weights, p.config, n, h, w)
 	} else {
-		cost, err = p.rehearse(o, max(h, w), func(d *tensor.Device, r *prior) error {
-			m := p.stack.Multiple
-			z, err := r.stage.Encode(d.New(n, (h+m-1)/m*m, (w+m-1)/m*m, 3))
+		cost, err = p.rehearse(o, t, max(h, w), func(d *tensor.Device, r *prior) error {
+			z, err := r.stage.Encode(d.New(n, p.padded(h), p.padded(w), 3))
 			if err != nil {
 				return err
 			}
@@ -314,13 +332,4 @@ func (p *priorFile) cost(o cpu.Options, n, h, w int) (cost dryrun.Cost, err erro
 		err = fmt.Errorf("prior: %w", err)
 	}
 	return cost, err
-}
-
-// checkMemory refuses pictures of which not even one call of the prior would fit.
-func (p *priorFile) checkMemory(o cpu.Options, n, h, w int) error {
-	cost, err := p.cost(o, n, h, w)
-	if err != nil {
-		return err
-	}
-	return fits(cost.Memory, n, h, w)
 }

@@ -75,6 +75,7 @@ type reconstructReport struct {
 	DenoiseSeconds float64           `json:"denoise_seconds"`
 	CorrectSeconds float64           `json:"correct_seconds"`
 	FirstStage     *firstStageReport `json:"first_stage,omitempty"` // of a latent prior
+	Memory         memoryReport      `json:"memory"`
 	Residual       []float64         `json:"residual"`
 	Settings       solver.Parameters `json:"settings"`
 	Measured       *score            `json:"measured,omitempty"`    // the input against the truth
@@ -175,7 +176,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
-		FirstStage: firstStageOf(s.result), Residual: s.result.Residual, Settings: s.settings,
+		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Settings: s.settings,
 	}
 	shown := enlarged(pic, w/max(pic.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
@@ -232,16 +233,16 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return writeJSON(c.OutOrStdout(), report)
 	}
 	if !f.quiet {
-		report.print(c.OutOrStdout(), m)
+		report.print(c.OutOrStdout(), m, p.memory)
 	}
 	return nil
 }
 
-func (r reconstructReport) print(w io.Writer, m *solver.Measurement) {
+func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) {
 	fmt.Fprintf(w, "%s: %d x %d, %d denoiser calls in %.1f s on %s\n", strings.Join(r.Outputs, ", "), r.Width, r.Height, r.Calls, r.Seconds, r.Device)
 	if s := r.FirstStage; s != nil {
-		fmt.Fprintf(w, "  first stage    %d encodes in %.1f s, %d decodes in %.1f s: %.0f %% of the time\n",
-			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare))
+		fmt.Fprintf(w, "  first stage    %d encodes in %.1f s, %d decodes in %.1f s: %.0f %% of the time; %s\n",
+			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare), plan)
 	}
 	for i := range r.Outputs {
 		fmt.Fprintf(w, "  %s\n", residualText(m, r.Residual[i]))

@@ -19,6 +19,7 @@ import (
 // solveFlags say how to reconstruct.
 type solveFlags struct {
 	deviceFlags
+	memory memoryFlag
 	prior  priorFlags
 	seed   uint64
 	steps  int
@@ -28,6 +29,7 @@ type solveFlags struct {
 
 func (f *solveFlags) register(c *cobra.Command) {
 	f.deviceFlags.register(c)
+	f.memory.register(c)
 	f.prior.register(c)
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the noise; the same seed gives the same picture")
 	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")

@@ -15,15 +15,16 @@ import (
 
 // subject is what bench times. n pictures of edge x edge are what goes in, or what comes out of a decoder.
 type subject interface {
-	cost(o cpu.Options, n, h, w int) (dryrun.Cost, error)
+	// tilings are those to choose from for pictures of h x w, the fastest first.
+	tilings(h, w int) []nn.Tiling
+	cost(o cpu.Options, t nn.Tiling, n, h, w int) (dryrun.Cost, error)
 	// load builds the network with its input and returns one call of it. trace sees the outputs of its layers.
-	load(d *tensor.Device, n, edge int, trace func(string, *tensor.Tensor)) (call func() (*tensor.Tensor, error), err error)
+	load(d *tensor.Device, t nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (call func() (*tensor.Tensor, error), err error)
 	close()
 }
 
 // openSubject opens a prior or, where there is none, a first stage; or makes random weights of a named network's shapes.
-// maxMemory in bytes, where it is not 0, is what a decoder may take.
-func openSubject(name string, maxMemory int64) (subject, error) {
+func openSubject(name string) (subject, error) {
 	preset, named := checkpoint.FindPreset(name)
 	switch {
 	case name == builtin:
@@ -34,7 +35,7 @@ func openSubject(name string, maxMemory int64) (subject, error) {
 		}
 		return denoiserSubject{&priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, config: config}}, nil
 	case named && preset.FirstStage != nil:
-		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage, maxMemory: maxMemory}, nil
+		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage}, nil
 	}
 	p, err := priorFlags{path: name, label: noLabel}.open()
 	if err == nil && p.latent() {
@@ -44,7 +45,7 @@ func openSubject(name string, maxMemory int64) (subject, error) {
 	if err == nil {
 		return denoiserSubject{p}, nil
 	}
-	if s, stageErr := openDecoder(name, maxMemory); stageErr == nil {
+	if s, stageErr := openDecoder(name); stageErr == nil {
 		return s, nil
 	} else if !errors.Is(stageErr, errNoStage) {
 		return nil, stageErr
@@ -55,7 +56,7 @@ func openSubject(name string, maxMemory int64) (subject, error) {
 // denoiserSubject is one call of a prior.
 type denoiserSubject struct{ *priorFile }
 
-func (s denoiserSubject) load(d *tensor.Device, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
+func (s denoiserSubject) load(d *tensor.Device, _ nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
 	net, err := s.priorFile.load(d, edge)
 	if err != nil {
 		return nil, err
@@ -75,15 +76,12 @@ type decoderSubject struct {
 	weights *weights.File // without the encoder's tensors
 	info    weights.Info
 	model   *checkpoint.Model // nil: random weights
-
-	maxMemory int64 // in bytes, 0: no limit
-	tiling    nn.Tiling
 }
 
 // errNoStage is matched where a file holds no first stage.
 var errNoStage = errors.New("no first stage")
 
-func openDecoder(path string, maxMemory int64) (*decoderSubject, error) {
+func openDecoder(path string) (*decoderSubject, error) {
 	m, err := checkpoint.Open(path, checkpoint.Options{})
 	if err != nil {
 		return nil, err
@@ -104,7 +102,7 @@ func openDecoder(path string, maxMemory int64) (*decoderSubject, error) {
 		m.Close()
 		return nil, err
 	}
-	return &decoderSubject{weights: f, info: c.Info, model: m, maxMemory: maxMemory}, nil
+	return &decoderSubject{weights: f, info: c.Info, model: m}, nil
 }
 
 func (s *decoderSubject) close() {
@@ -113,16 +111,14 @@ func (s *decoderSubject) close() {
 	}
 }
 
-func (s *decoderSubject) cost(o cpu.Options, n, h, w int) (dryrun.Cost, error) {
-	t, c, err := checkpoint.Fit(s.maxMemory, h, w, func(t nn.Tiling) (dryrun.Cost, error) {
-		return checkpoint.DecodeCost(o, s.weights, s.info, n, h, w, t)
-	})
-	s.tiling = t
-	return c, err
+func (s *decoderSubject) tilings(h, w int) []nn.Tiling { return checkpoint.Tilings(h, w) }
+
+func (s *decoderSubject) cost(o cpu.Options, t nn.Tiling, n, h, w int) (dryrun.Cost, error) {
+	return checkpoint.DecodeCost(o, s.weights, s.info, n, h, w, t)
 }
 
-func (s *decoderSubject) load(d *tensor.Device, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
-	stage, err := checkpoint.LoadFirstStage(d, s.weights, s.info, nn.LoadOptions{ImageSize: edge, DecoderOnly: true, Tiling: s.tiling})
+func (s *decoderSubject) load(d *tensor.Device, t nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
+	stage, err := checkpoint.LoadFirstStage(d, s.weights, s.info, nn.LoadOptions{ImageSize: edge, DecoderOnly: true, Tiling: t})
 	if err != nil {
 		return nil, fmt.Errorf("first stage: %w", err)
 	}

@@ -81,29 +81,43 @@ func DecodeCost(o cpu.Options, f *weights.File, info weights.Info, n, h, w int, 
 	})
 }
 
-// leastBand is the height of the bands that Fit tries last. With smaller ones most of the work is what bands have in common.
+// leastBand is the height of the lowest bands of Tilings. With smaller ones most of the work is what bands have in common.
 const leastBand = 8
 
-// Fit finds the fastest tiling for pictures of h x w with which the memory of a run, weights and scratch included, is
-// within maxMemory bytes. cost rehearses the run. 0 is no limit.
-func Fit(maxMemory int64, h, w int, cost func(nn.Tiling) (dryrun.Cost, error)) (t nn.Tiling, c dryrun.Cost, err error) {
-	c, err = cost(t)
-	if err != nil || maxMemory == 0 || c.Memory.Total() <= maxMemory {
-		return t, c, err
-	}
-	least := c
+// Tilings are those worth trying for pictures of h x w, the fastest first: whole, then in bands of 1/2, 1/4, ... of the
+// picture, then lean.
+func Tilings(h, w int) []nn.Tiling {
+	list := []nn.Tiling{{}}
 	for _, lean := range []bool{false, true} {
 		for pixels := h * w / 2; pixels >= leastBand*w; pixels /= 2 {
-			t = nn.Tiling{Pixels: pixels, Lean: lean}
-			if c, err = cost(t); err != nil || c.Memory.Total() <= maxMemory {
-				return t, c, err
-			}
-			if c.Memory.Total() < least.Memory.Total() {
-				least = c
-			}
+			list = append(list, nn.Tiling{Pixels: pixels, Lean: lean})
 		}
 	}
-	return t, c, fmt.Errorf("checkpoint: %w: a picture of %d x %d takes %v at least, the limit is %d MB", kernels.ErrOutOfMemory, w, h, least.Memory, maxMemory>>20)
+	return list
+}
+
+// Fit finds the first tiling with which the memory of a run, weights and scratch included, is within limit bytes; 0 is no
+// limit. Each rehearsal is one of more of the run than the one before, and not tried where that does not fit already. If
+// no tiling fits, the error matches kernels.ErrOutOfMemory, and t and c are those of the least memory that was seen.
+func Fit(limit int64, tilings []nn.Tiling, rehearsals ...func(nn.Tiling) (dryrun.Cost, error)) (t nn.Tiling, c dryrun.Cost, err error) {
+	for i, try := range tilings {
+		var cost dryrun.Cost
+		for _, rehearse := range rehearsals {
+			if cost, err = rehearse(try); err != nil {
+				return try, cost, err
+			}
+			if limit > 0 && cost.Memory.Total() > limit {
+				break
+			}
+		}
+		if limit == 0 || cost.Memory.Total() <= limit {
+			return try, cost, nil
+		}
+		if i == 0 || cost.Memory.Total() < c.Memory.Total() {
+			t, c = try, cost
+		}
+	}
+	return t, c, fmt.Errorf("checkpoint: %w: %v at least, the limit is %d MB", kernels.ErrOutOfMemory, c.Memory, limit>>20)
 }
 
 // DecodeAsIs decodes latents without looking them up in the code book that the first stage may have.

@@ -45,7 +45,7 @@ func TestFit(t *testing.T) {
 	cost := func(tiling nn.Tiling) (dryrun.Cost, error) {
 		return DecodeCost(cpu.Options{Threads: 2}, f, *p.FirstStage, 1, edge, edge, tiling)
 	}
-	none, whole, err := Fit(0, edge, edge, cost)
+	none, whole, err := Fit(0, Tilings(edge, edge), cost)
 	require.NoError(t, err)
 	require.Zero(t, none)
 	if whole.Memory.Weights == 0 {
@@ -53,13 +53,28 @@ func TestFit(t *testing.T) {
 	}
 	for _, share := range []float64{0.9, 0.6} {
 		limit := whole.Memory.Weights + int64(share*float64(whole.Memory.Activations+whole.Memory.Scratch))
-		tiling, c, err := Fit(limit, edge, edge, cost)
+		tiling, c, err := Fit(limit, Tilings(edge, edge), cost)
 		require.NoError(t, err)
 		require.Positive(t, tiling.Pixels)
 		require.LessOrEqual(t, c.Memory.Total(), limit)
 		t.Logf("%v, %.0f GFLOP -> %+v: %v, %.0f GFLOP", whole.Memory, whole.FLOP/1e9, tiling, c.Memory, c.FLOP/1e9)
 	}
-	_, _, err = Fit(whole.Memory.Weights, edge, edge, cost)
+	_, least, err := Fit(whole.Memory.Weights, Tilings(edge, edge), cost)
 	require.ErrorIs(t, err, kernels.ErrOutOfMemory)
-	require.ErrorContains(t, err, "512 x 512 takes")
+	require.Less(t, least.Memory.Activations, whole.Memory.Activations/2)
+
+	// What the cheap rehearsal rules out is not tried at length.
+	long := map[nn.Tiling]bool{}
+	limit := whole.Memory.Total() - 1
+	tiling, _, err := Fit(limit, Tilings(edge, edge), cost, func(t nn.Tiling) (dryrun.Cost, error) {
+		long[t] = true
+		c, err := cost(t)
+		if !t.Lean {
+			c.Memory.Activations = limit
+		}
+		return c, err
+	})
+	require.NoError(t, err)
+	require.True(t, tiling.Lean)
+	require.False(t, long[nn.Tiling{}])
 }
