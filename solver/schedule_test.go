@@ -7,48 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spin-native/spin/tensor"
-	"github.com/spin-native/spin/weights"
 )
-
-func TestScheduleFixture(t *testing.T) {
-	var c struct {
-		Grids []struct {
-			Hi, Lo, N int
-			Power     float64
-			Out       []int
-		}
-	}
-	f := openFixture(t, "solver_schedule", &c)
-	s := Linear(1000, 1e-4, 0.02)
-	want, _ := f.planar("abar")
-	for i, w := range want {
-		require.InEpsilon(t, w, s.AlphaBar(i), 1e-6, "t = %d", i)
-	}
-	for _, g := range c.Grids {
-		require.Equal(t, g.Out, Grid(g.Hi, g.Lo, g.N, g.Power), "from %d to %d", g.Hi, g.Lo)
-	}
-}
-
-func TestScheduleAgainstPeers(t *testing.T) {
-	f := openFixture(t, "schedule", &struct{}{})
-	for name, s := range map[string]*Schedule{"linear": Linear(1000, 1e-4, 0.02), "ldm": ScaledLinear(1000, 0.0015, 0.0195)} {
-		a, ok := f.file.Tensor(name + ".alphas_cumprod")
-		require.True(t, ok)
-		a64, err := a.To(weights.F64)
-		require.NoError(t, err)
-		for i := range s.Len() {
-			require.InEpsilon(t, float64At(a64.Data, i), s.AlphaBar(i), 1e-12, "%s, t = %d", name, i)
-		}
-	}
-}
-
-func float64At(b []byte, i int) float64 {
-	var bits uint64
-	for k := 7; k >= 0; k-- {
-		bits = bits<<8 | uint64(b[8*i+k])
-	}
-	return math.Float64frombits(bits)
-}
 
 func TestSchedule(t *testing.T) {
 	s := Linear(1000, 1e-4, 0.02)

@@ -19,9 +19,10 @@ func newCheck() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "check [flags] CASE...",
-		Short: "Compare networks and operators with outputs saved from another implementation",
+		Short: "Compare networks, operators and whole runs with outputs saved from another implementation",
 		Long: `check runs cases: folders that hold case.json (kind, configuration, tolerances), io.safetensors (inputs and expected
-outputs, NCHW) and weights. It prints every array's error beside its tolerance and ends with exit code 1 if one is outside.
+outputs, NCHW) and weights. It prints every array's error beside its tolerance and ends with exit code 1 if one is outside,
+or if nothing could be compared; what this version cannot compute is skipped, which it says.
 docs/parity.md shows the few lines of Python that write a case from a PyTorch model.`,
 		Example: `  spin-native check fixtures/gd_class_cond
   spin-native check --save computed fixtures/gd_*
@@ -42,10 +43,11 @@ docs/parity.md shows the few lines of Python that write a case from a PyTorch mo
 				Case    string          `json:"case"`
 				OK      bool            `json:"ok"`
 				Error   string          `json:"error,omitempty"`
+				Skipped string          `json:"skipped,omitempty"` // why nothing in it was computed
 				Results []parity.Result `json:"results"`
 			}
 			var all []caseResult
-			outside := 0
+			outside, compared := 0, 0
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 			for _, dir := range dirs {
 				if err := c.Context().Err(); err != nil {
@@ -53,12 +55,19 @@ docs/parity.md shows the few lines of Python that write a case from a PyTorch mo
 				}
 				res := caseResult{Case: filepath.Base(filepath.Clean(dir)), OK: true}
 				results, err := checkCase(d, dir, weightsFile, save)
-				if err != nil {
+				switch {
+				case errors.Is(err, parity.ErrUnsupported):
+					res.Skipped = oneLine(err)
+				case err != nil:
 					res.OK, res.Error = false, oneLine(err)
 					outside++
-					if !asJSON {
-						fmt.Fprintf(w, "ERROR\t%s\t%s\n", res.Case, res.Error)
+				}
+				if err != nil && !asJSON {
+					verdict := "ERROR"
+					if res.Skipped != "" {
+						verdict = "skip"
 					}
+					fmt.Fprintf(w, "%s\t%s\t%s\n", verdict, res.Case, oneLine(err))
 				}
 				for _, r := range results {
 					verdict := "ok"
@@ -68,6 +77,9 @@ docs/parity.md shows the few lines of Python that write a case from a PyTorch mo
 					case !r.OK():
 						verdict, res.OK = "FAIL", false
 						outside++
+					}
+					if r.Skipped == "" {
+						compared++
 					}
 					if asJSON {
 						continue
@@ -90,6 +102,9 @@ docs/parity.md shows the few lines of Python that write a case from a PyTorch mo
 			}
 			if outside > 0 {
 				return fmt.Errorf("check: %d of the results are missing or outside their tolerance", outside)
+			}
+			if compared == 0 {
+				return errors.New("check: nothing in these cases can be computed by this version")
 			}
 			return nil
 		},
@@ -128,5 +143,5 @@ func checkCase(d *tensor.Device, dir, weightsFile, save string) ([]parity.Result
 			return results, nil
 		}
 	}
-	return results, errors.New("nothing in this case can be run by this version")
+	return results, fmt.Errorf("everything in this case is %w", parity.ErrUnsupported)
 }

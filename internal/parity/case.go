@@ -1,14 +1,18 @@
 package parity
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"sort"
 
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -24,9 +28,15 @@ type Case struct {
 	Tolerance map[string]Tolerance
 	Probes    map[string]Probe
 
+	// Custom makes operators that are not part of this program, by their kind.
+	Custom map[string]CustomOperator
+
 	raw []byte
-	io  *weights.File
+	io  *weights.File // nil where the case has no arrays
 }
+
+// CustomOperator makes an operator for images of h x w, with what it measured and the noise of that.
+type CustomOperator func(d *tensor.Device, h, w int) (op solver.Operator, y *tensor.Tensor, sigma float64, err error)
 
 // WeightsFile is one file that holds the case's model.
 type WeightsFile struct {
@@ -99,20 +109,37 @@ func Load(dir string) (*Case, error) {
 	if head.IO == "" {
 		head.IO = "io.safetensors"
 	}
-	if c.io, err = weights.Open(filepath.Join(dir, head.IO)); err != nil {
+	if c.io, err = weights.Open(filepath.Join(dir, head.IO)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return c, nil
 }
 
 // Close closes the arrays.
-func (c *Case) Close() error { return c.io.Close() }
+func (c *Case) Close() error {
+	if c.io == nil {
+		return nil
+	}
+	return c.io.Close()
+}
+
+// tensor is an array of the case as the file has it.
+func (c *Case) tensor(name string) (weights.Tensor, error) {
+	if c.io == nil {
+		return weights.Tensor{}, fmt.Errorf("%s: io.safetensors is missing", c.Name)
+	}
+	t, ok := c.io.Tensor(name)
+	if !ok {
+		return t, fmt.Errorf("%s: io.safetensors has no array %q", c.Name, name)
+	}
+	return t, nil
+}
 
 // Array is a float array of the case, as it lies in the file (NCHW).
 func (c *Case) Array(name string) (data []float32, shape []int, err error) {
-	t, ok := c.io.Tensor(name)
-	if !ok {
-		return nil, nil, fmt.Errorf("%s: io.safetensors has no array %q", c.Name, name)
+	t, err := c.tensor(name)
+	if err != nil {
+		return nil, nil, err
 	}
 	data, err = t.Floats()
 	if err != nil {
@@ -127,8 +154,27 @@ func (c *Case) Array(name string) (data []float32, shape []int, err error) {
 	return data, t.Shape, err
 }
 
+// float64s is an array in double precision.
+func (c *Case) float64s(name string) ([]float64, error) {
+	t, err := c.tensor(name)
+	if err == nil {
+		t, err = t.To(weights.F64)
+	}
+	if err != nil {
+		return nil, err
+	}
+	list := make([]float64, len(t.Data)/8)
+	for i := range list {
+		list[i] = math.Float64frombits(binary.LittleEndian.Uint64(t.Data[8*i:]))
+	}
+	return list, nil
+}
+
 // Has reports whether the case has an array of that name.
-func (c *Case) Has(name string) bool { _, ok := c.io.Tensor(name); return ok }
+func (c *Case) Has(name string) bool {
+	_, err := c.tensor(name)
+	return err == nil
+}
 
 // Result is one compared array.
 type Result struct {

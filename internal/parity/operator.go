@@ -9,11 +9,23 @@ import (
 	"github.com/spin-native/spin/tensor"
 )
 
-// operator builds the named measurement operator for images of h x w; arrays are read under the given prefix.
-func (c *Case) operator(d *tensor.Device, name, prefix string, h, w int) (solver.Operator, error) {
-	switch name {
-	case "inpaint_box", "inpaint_random", "inpaint_half_right":
-		known, _, err := c.Array(prefix + "mask")
+// operatorSpec is how cases describe an operator. Mask and kernel are names of arrays.
+type operatorSpec struct {
+	Kind         string
+	Sigma        float64
+	Mask, Kernel string
+	Factor       int
+}
+
+// build makes an operator for images of h x w.
+func (c *Case) build(d *tensor.Device, s operatorSpec, h, w int) (solver.Operator, error) {
+	switch s.Kind {
+	case "denoise":
+		return solver.Denoise{}, nil
+	case "gray":
+		return solver.NewGray(d)
+	case "inpaint":
+		known, _, err := c.Array(s.Mask)
 		if err != nil {
 			return nil, err
 		}
@@ -28,22 +40,38 @@ func (c *Case) operator(d *tensor.Device, name, prefix string, h, w int) (solver
 			return nil, err
 		}
 		return solver.NewInpaint(d, m)
-	case "sr4":
-		return solver.NewDownsample(d, h, w, 4)
-	case "sr16":
-		return solver.NewDownsample(d, h, w, 16)
-	case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
-		k, s, err := c.Array(prefix + "kernel")
+	case "downsample":
+		return solver.NewDownsample(d, h, w, s.Factor)
+	case "blur":
+		k, shape, err := c.Array(s.Kernel)
 		if err != nil {
 			return nil, err
 		}
-		kernel, err := solver.NewKernel(s[0], s[1], k)
+		if len(shape) != 2 {
+			return nil, fmt.Errorf("%s: kernel of shape %v", c.Name, shape)
+		}
+		kernel, err := solver.NewKernel(shape[0], shape[1], k)
 		if err != nil {
 			return nil, err
 		}
 		return solver.NewBlur(d, h, w, kernel)
 	}
-	return nil, fmt.Errorf("operator %q is %w", name, ErrUnsupported)
+	return nil, fmt.Errorf("operator %q is %w", s.Kind, ErrUnsupported)
+}
+
+// named are the operators that cases call by a name alone; their arrays have the given prefix.
+func named(name, prefix string) operatorSpec {
+	switch name {
+	case "inpaint_box", "inpaint_random", "inpaint_half_right":
+		return operatorSpec{Kind: "inpaint", Mask: prefix + "mask"}
+	case "sr4":
+		return operatorSpec{Kind: "downsample", Factor: 4}
+	case "sr16":
+		return operatorSpec{Kind: "downsample", Factor: 16}
+	case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
+		return operatorSpec{Kind: "blur", Kernel: prefix + "kernel"}
+	}
+	return operatorSpec{Kind: name}
 }
 
 // planar downloads a tensor in the layout of the cases.
@@ -75,7 +103,7 @@ func (c *Case) operatorCase(d *tensor.Device) (results []Result, saved []Saved, 
 		}
 	}
 	x, y0, v := in[0], in[1], in[2]
-	op, err := c.operator(d, head.Operator, "", x.H(), x.W())
+	op, err := c.build(d, named(head.Operator, ""), x.H(), x.W())
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
@@ -141,7 +169,7 @@ func (c *Case) photoCase(d *tensor.Device) (results []Result, saved []Saved, err
 	for _, o := range head.Operators {
 		done := d.Tidy()
 		x, other := d.From(pixels, 1, h, w, ch), d.From(turned, 1, h, w, ch)
-		op, err := c.operator(d, o.Name, o.Name+".", h, w)
+		op, err := c.build(d, named(o.Name, o.Name+"."), h, w)
 		if err != nil {
 			results = append(results, Result{Array: o.Name, Skipped: err.Error()})
 			done()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,6 +14,7 @@ import (
 	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/kernels/ref"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
 )
@@ -25,13 +27,11 @@ func device(t *testing.T) *tensor.Device {
 	return d
 }
 
-// TestOperators runs every operator case that this version supports.
-func TestOperators(t *testing.T) {
-	shared := testkit.Shared(t, "fixtures")
-	d := device(t)
-	ran := 0
-	for _, pattern := range []string{"op_*", "ops_*"} {
-		dirs, err := filepath.Glob(filepath.Join(shared, pattern))
+// runs are those that were compared, of the cases in a folder that match one of the patterns.
+func runs(t *testing.T, d *tensor.Device, root string, patterns ...string) map[string][]parity.Result {
+	all := map[string][]parity.Result{}
+	for _, pattern := range patterns {
+		dirs, err := filepath.Glob(filepath.Join(root, pattern))
 		require.NoError(t, err)
 		for _, dir := range dirs {
 			c, err := parity.Load(dir)
@@ -42,13 +42,74 @@ func TestOperators(t *testing.T) {
 				continue
 			}
 			require.NoError(t, err)
-			ran++
+			all[c.Name] = results
 			for _, r := range results {
 				require.True(t, r.OK(), "%s: %+v", c.Name, r)
 			}
 		}
 	}
-	require.GreaterOrEqual(t, ran, 8)
+	return all
+}
+
+// TestSolver: operators, corrections, schedules and whole runs agree with those of the reference implementation and of the
+// peers, on both backends; closer than their producers ask for.
+func TestSolver(t *testing.T) {
+	reference := tensor.NewDevice(ref.Open())
+	defer reference.Close()
+	for name, d := range map[string]*tensor.Device{"cpu": device(t), "ref": reference} {
+		t.Run(name, func(t *testing.T) {
+			all := runs(t, d, testkit.Testdata(), "op_*", "solver_*")
+			require.Len(t, all, 5)
+			for _, r := range all["solver_ops"] {
+				require.Empty(t, r.Skipped)
+				if strings.Contains(r.Array, "_corr_") {
+					require.Less(t, r.MaxAbs, map[bool]float64{true: 2e-4, false: 2e-5}[strings.HasSuffix(r.Array, "_adam")], "%+v", r)
+				}
+			}
+			shared := runs(t, d, testkit.Shared(t, "fixtures"), "op_*", "ops_*", "solver_*", "schedule")
+			require.GreaterOrEqual(t, len(shared), 16)
+			for _, name := range []string{"solver_diffpir_sr4", "solver_ddnm_inpaint"} {
+				require.Less(t, shared[name][0].MaxAbs, 2e-4)
+			}
+			chains := 0
+			for _, r := range shared["schedule"] {
+				if strings.Contains(r.Array, "ddim_chain") && r.Skipped == "" {
+					chains++
+				}
+			}
+			require.Equal(t, 4, chains)
+		})
+	}
+}
+
+// TestWrongSolver: a run that is not that of the case is found.
+func TestWrongSolver(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"solver_spin_inpaint", "solver_ops", "solver_schedule"} {
+		text, err := os.ReadFile(testkit.Testdata(name, "case.json"))
+		require.NoError(t, err)
+		arrays, err := os.ReadFile(testkit.Testdata(name, "io.safetensors"))
+		require.NoError(t, err)
+		wrong := strings.NewReplacer(`"eta_u": 0.5`, `"eta_u": 0.6`, `"rho": 0.01`, `"rho": 0.02`, "474,", "475,").Replace(string(text))
+		require.NotEqual(t, string(text), wrong)
+		folder := filepath.Join(dir, name)
+		require.NoError(t, os.Mkdir(folder, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "case.json"), []byte(wrong), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "io.safetensors"), arrays, 0o644))
+		c, err := parity.Load(folder)
+		require.NoError(t, err)
+		defer c.Close()
+		results, _, err := c.Run(device(t), "")
+		require.NoError(t, err)
+		failed := 0
+		for _, r := range results {
+			if !r.OK() {
+				failed++
+			}
+		}
+		require.Positive(t, failed, name)
+		require.Less(t, failed, len(results), name)
+	}
 }
 
 // TestModels runs every case with a UNet or first stage of latent-diffusion or diffusers, and the single layers.

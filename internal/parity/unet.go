@@ -163,6 +163,16 @@ func (c *Case) Run(d *tensor.Device, weights string) (results []Result, saved []
 		return c.operatorCase(d)
 	case "operators_photo":
 		return c.photoCase(d)
+	case "solver_operators":
+		return c.operatorsCase(d)
+	case "solver_trajectory":
+		return c.trajectoryCase(d)
+	case "solver_schedule":
+		return c.gridCase()
+	case "schedule":
+		return c.scheduleCase(d)
+	case "formats":
+		return nil, nil, fmt.Errorf("%s: files for the readers, with nothing to compute: that is %w", c.Name, ErrUnsupported)
 	}
 	return nil, nil, fmt.Errorf("%s: cases of kind %q are %w", c.Name, c.Kind, ErrUnsupported)
 }
