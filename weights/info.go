@@ -25,12 +25,15 @@ type Info struct {
 	License      string          `json:"license,omitempty"`
 	Model        json.RawMessage `json:"model"` // the configuration, as the family defines it
 	Schedule     Schedule        `json:"schedule"`
-	Prediction   string          `json:"prediction"`        // eps, v or x0
-	LearnedRange bool            `json:"learned_range"`     // half of the output channels interpolate the variance
-	ValueRange   [2]float64      `json:"value_range"`       // of the pixels: black and white
-	Color        string          `json:"color"`             // rgb, bgr or gray
-	ImageSize    int             `json:"image_size"`        // trained for, pixels
-	Guesses      []string        `json:"guesses,omitempty"` // fields that were guessed and not known
+	Prediction   string          `json:"prediction"`    // eps, v or x0
+	LearnedRange bool            `json:"learned_range"` // half of the output channels interpolate the variance
+	ValueRange   [2]float64      `json:"value_range"`   // of the pixels: black and white
+	Color        string          `json:"color"`         // rgb, bgr or gray
+	ImageSize    int             `json:"image_size"`    // trained for, pixels
+	// Downsampling is between pictures and the latents that a UNet works on: that of the first stage that belongs to it.
+	// 0: there is none, or nothing tells.
+	Downsampling int      `json:"downsampling,omitempty"`
+	Guesses      []string `json:"guesses,omitempty"` // fields that were guessed and not known
 }
 
 // Schedule is the noise schedule: T steps with variances beta.
@@ -109,6 +112,8 @@ func (i Info) Check() error {
 		return fmt.Errorf("value_range %v is empty", i.ValueRange)
 	case i.ImageSize < 1 || i.ImageSize > 1<<16:
 		return fmt.Errorf("image_size is %d, expected 1 to %d", i.ImageSize, 1<<16)
+	case i.Downsampling < 0 || i.Downsampling > 1<<16:
+		return fmt.Errorf("downsampling is %d, expected 0 to %d", i.Downsampling, 1<<16)
 	}
 	return i.Schedule.check()
 }

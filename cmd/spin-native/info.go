@@ -281,6 +281,9 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 			variance = ", with a learned variance"
 		}
 		row("predicts", "%s%s", i.Prediction, variance)
+		if i.Downsampling > 0 {
+			row("latents", "of pictures %d times larger", i.Downsampling)
+		}
 		row("pictures", "%s in [%g, %g], trained at %d pixels", i.Color, i.ValueRange[0], i.ValueRange[1], i.ImageSize)
 		if m := c.Memory; m != nil {
 			what := "picture"

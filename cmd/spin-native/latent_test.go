@@ -108,7 +108,8 @@ func TestLabels(t *testing.T) {
 	base := []string{"reconstruct", "--task", "denoise", "--sigma", "0.2", "--steps", "3", "--quiet"}
 	var pics []*imagefile.Image
 	for _, args := range [][]string{
-		{"--prior", unet, "--first-stage", stage, "--label", "0"}, {"--prior", unet, "--first-stage", stage, "--label", "4"}, {"--prior", pipeline, "--label", "4"},
+		{"--prior", unet, "--first-stage", stage, "--first-stage-scale", "4", "--label", "0"},
+		{"--prior", unet, "--first-stage", stage, "--first-stage-scale", "4", "--label", "4"}, {"--prior", pipeline, "--label", "4"},
 	} {
 		out := filepath.Join(dir, fmt.Sprintf("out-%d.png", len(pics)))
 		ok(t, append(append(base, "-o", out, in), args...)...)
@@ -131,6 +132,13 @@ func TestLatentRefusals(t *testing.T) {
 	vq := shared("diffusers_vq_model", "f16")
 	dir := t.TempDir()
 	in := picture(t, dir, 24, 16)
+	m, err := checkpoint.Open(classes, checkpoint.Options{})
+	require.NoError(t, err)
+	defer m.Close()
+	known, info := filepath.Join(dir, "known.safetensors"), m.Components[0].Info
+	info.Downsampling = 2
+	require.NoError(t, weights.Write(known, m.Components[0].Tensors, info.Metadata()))
+	require.Contains(t, ok(t, "info", known), "of pictures 2 times larger")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -144,9 +152,14 @@ func TestLatentRefusals(t *testing.T) {
 		{"first stage alone", []string{"--prior", kl}, 1, []string{"holds no UNet"}},
 		{"first stage of pictures", []string{"--prior", "photo", "--first-stage", kl}, 1, []string{"no use for a first stage"}},
 		{"texts", []string{"--prior", text, "--first-stage", kl}, 1, []string{"conditioned on texts", "encoder is missing"}},
-		{"no label", []string{"--prior", classes, "--first-stage", kl}, 2, []string{"--label 0 to 4"}},
-		{"label too large", []string{"--prior", classes, "--first-stage", kl, "--label", "5"}, 2, []string{"--label 5", "0 to 4"}},
-		{"negative label", []string{"--prior", classes, "--first-stage", kl, "--label", "-2"}, 2, []string{"--label -2"}},
+		{"first stage of other sizes", []string{"--prior", classes, "--first-stage", kl, "--label", "1"}, 1, []string{"latents of 20 pixels", "makes 80", "trained on 32", "--first-stage-scale 4"}},
+		{"first stage of another scale", []string{"--prior", classes, "--first-stage", kl, "--first-stage-scale", "8", "--label", "1"}, 1, []string{"8 times larger", "4 times larger", "do not belong together"}},
+		{"first stage of another scale than the converter saw", []string{"--prior", known, "--first-stage", kl, "--label", "1"}, 1, []string{"2 times larger", "4 times larger"}},
+		{"scale against the file", []string{"--prior", known, "--first-stage", kl, "--first-stage-scale", "4", "--label", "1"}, 2, []string{"files that tell otherwise"}},
+		{"scale for nothing", []string{"--prior", "photo", "--first-stage-scale", "4"}, 2, []string{"prior with a first stage"}},
+		{"no label", []string{"--prior", classes, "--first-stage", kl, "--first-stage-scale", "4"}, 2, []string{"--label 0 to 4"}},
+		{"label too large", []string{"--prior", classes, "--first-stage", kl, "--first-stage-scale", "4", "--label", "5"}, 2, []string{"--label 5", "0 to 4"}},
+		{"negative label", []string{"--prior", classes, "--first-stage", kl, "--first-stage-scale", "4", "--label", "-2"}, 2, []string{"--label -2"}},
 		{"label for nothing", []string{"--prior", "photo", "--label", "1"}, 2, []string{"--label 1", "no classes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -209,7 +222,7 @@ func TestBands(t *testing.T) {
 	}
 	// A first stage without a code book: there rounding decides between vectors.
 	f := solveFlags{
-		prior:       priorFlags{path: testkit.Shared(t, "fixtures", "diffusers_class_unet", "sharded"), firstStage: testkit.Shared(t, "fixtures", "diffusers_autoencoder_kl", "f16"), label: 1},
+		prior:       priorFlags{path: testkit.Shared(t, "fixtures", "diffusers_class_unet", "sharded"), firstStage: testkit.Shared(t, "fixtures", "diffusers_autoencoder_kl", "f16"), scale: 4, label: 1},
 		deviceFlags: deviceFlags{threads: 2},
 	}
 	const h, w, samples = 186, 202, 2 // not of a size that either network takes
@@ -263,7 +276,7 @@ func TestBands(t *testing.T) {
 	// The same from the command line, with its report.
 	dir := t.TempDir()
 	in := picture(t, dir, 200, 184)
-	args := []string{"reconstruct", "--prior", f.prior.path, "--first-stage", f.prior.firstStage, "--label", "1", "--task", "denoise", "--sigma", "0.2", "--steps", "3", "--max-memory"}
+	args := []string{"reconstruct", "--prior", f.prior.path, "--first-stage", f.prior.firstStage, "--first-stage-scale", "4", "--label", "1", "--task", "denoise", "--sigma", "0.2", "--steps", "3", "--max-memory"}
 	var r reconstructReport
 	require.NoError(t, json.Unmarshal([]byte(ok(t, append(args, "0", "--json", "-o", filepath.Join(dir, "whole.png"), in)...)), &r))
 	require.Zero(t, r.Memory.BandRows)

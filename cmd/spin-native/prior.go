@@ -25,6 +25,7 @@ type priorFlags struct {
 	path       string // "photo", or a file or folder
 	preset     string
 	firstStage string // a file or folder, in place of the prior's own
+	scale      int    // of the first stage, where its user knows; 0: what the files tell
 	label      int    // noLabel without one
 }
 
@@ -38,6 +39,7 @@ func (f *priorFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.path, "prior", builtin, "what pictures look like: photo (built in), or a `FILE` or folder: converted, .safetensors, .pt, .ckpt or of diffusers; a latent one with its first stage")
 	c.Flags().StringVar(&f.preset, "prior-preset", "", "what a raw checkpoint does not tell, by its model's `NAME`: "+strings.Join(checkpoint.PresetNames(), ", "))
 	c.Flags().StringVar(&f.firstStage, "first-stage", "", "the first stage of a latent prior, where another `FILE` or folder holds it")
+	c.Flags().IntVar(&f.scale, "first-stage-scale", 0, "the first stage shrinks pictures `N` times, and so did the one that the prior was trained with: where the sizes that both were trained on speak against it")
 	c.Flags().IntVar(&f.label, "label", noLabel, "class of the picture, `N` from 0, for a prior that is conditioned on classes")
 }
 
@@ -75,7 +77,16 @@ func (f priorFlags) open() (p *priorFile, err error) {
 	if err != nil {
 		return p, err
 	}
+	if f.scale != 0 {
+		if stage == nil || f.scale < 0 || unet.Info.Downsampling > 0 && unet.Info.Downsampling != f.scale {
+			return p, usagef("--first-stage-scale %d: it is for a prior with a first stage, and files that tell otherwise are right", f.scale)
+		}
+		unet.Info.Downsampling = f.scale
+	}
 	if p.stack, err = checkpoint.NewStack(unet, stage); err != nil {
+		if errors.Is(err, checkpoint.ErrScale) && unet.Info.Downsampling == 0 {
+			return p, fmt.Errorf("%s: %w; if they do, say by how much it shrinks pictures, --first-stage-scale %d", f.path, err, p.stack.Downsampling)
+		}
 		if stage == nil && errors.Is(err, checkpoint.ErrMissing) {
 			return p, fmt.Errorf("%s: %w; name a file or folder that holds both, or the other one with --first-stage", f.path, err)
 		}

@@ -611,7 +611,7 @@ func (m *Model) component(n network, f *input, o Options, schedule *scheduler, g
 	}
 	info.Guesses = append(info.Guesses, guesses...)
 	if given != nil {
-		info.Name, info.Version, info.License = given.Name, given.Version, given.License
+		info.Name, info.Version, info.License, info.Downsampling = given.Name, given.Version, given.License, given.Downsampling
 		if err := sameNetwork(*given, n.config); err != nil {
 			return err
 		}

@@ -20,6 +20,8 @@ var (
 	ErrShape = errors.New("wrong shape")
 	// ErrConfig: a configuration is malformed, impossible, or contradicts the tensors.
 	ErrConfig = errors.New("wrong configuration")
+	// ErrScale: a first stage shrinks pictures by another factor than the one whose latents the UNet works on.
+	ErrScale = errors.New("first stage of another scale")
 	// ErrUnsupported: understood, but there is no way to run or write it.
 	ErrUnsupported = errors.New("not supported")
 )

@@ -99,6 +99,9 @@ func Open(path string, o Options) (m *Model, err error) {
 	}
 	m = &Model{}
 	defer func() {
+		if err == nil {
+			err = m.pair()
+		}
 		if err != nil {
 			err = in(path, err)
 			m.Close()

@@ -75,6 +75,13 @@ var presets = index(
 func index(list ...Preset) map[string]Preset {
 	m := map[string]Preset{}
 	for _, p := range list {
+		if p.UNet != nil && p.FirstStage != nil {
+			s, err := stageShapeOf(*p.FirstStage)
+			if err != nil {
+				panic(err) // a preset of this file
+			}
+			p.UNet.Downsampling = s.downsampling
+		}
 		m[dashes(p.Name)] = p
 	}
 	m["imagenet512-cond"] = m["imagenet512"] // there is no other

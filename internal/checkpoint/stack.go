@@ -85,38 +85,79 @@ func (s *Stack) fit() error {
 	if err := pictures("first stage", info); err != nil {
 		return err
 	}
-	var in, out, latent int
-	switch info.Family {
-	case FamilyKL, FamilyVQ:
-		a, err := ParseAutoencoderConfig(info.Model)
-		if err != nil {
-			return err
-		}
-		in, out, latent, s.Downsampling = a.InChannels, a.OutChannels, a.EmbedDim, a.Downsampling()
-	case FamilyTiny:
-		a, err := ParseTinyConfig(info.Model)
-		if err != nil {
-			return err
-		}
-		in, out, latent, s.Downsampling = a.InChannels, a.OutChannels, a.LatentChannels, a.Downsampling()
-	default:
-		return fail(ErrConfig, "family %s is not a first stage's", quote(info.Family))
+	stage, err := stageShapeOf(info)
+	if err != nil {
+		return err
 	}
-	if in != 3 || out != 3 {
-		return fail(ErrUnsupported, "the first stage takes %d channels and makes %d, expected 3 of rgb", in, out)
+	if stage.in != 3 || stage.out != 3 {
+		return fail(ErrUnsupported, "the first stage takes %d channels and makes %d, expected 3 of rgb", stage.in, stage.out)
 	}
-	if c.InChannels != latent {
-		return fail(ErrConfig, "the UNet takes %d channels, the latents of the first stage have %d: they do not belong together", c.InChannels, latent)
+	if c.InChannels != stage.latent {
+		return fail(ErrConfig, "the UNet takes %d channels, the latents of the first stage have %d: they do not belong together", c.InChannels, stage.latent)
 	}
+	s.Downsampling = stage.downsampling
 	s.Multiple = s.Downsampling * c.Downsampling()
-	// Sizes are no proof: the autoencoders of Stable Diffusion tell several, and all of them fit.
-	if unet := s.UNet.Info; unet.ImageSize*s.Downsampling != info.ImageSize && told(unet) && told(info) {
-		s.Notes = append(s.Notes, fmt.Sprintf("the UNet was trained on latents of %d pixels, from which the first stage makes %d, but that was trained on %d: they may not belong together",
-			unet.ImageSize, unet.ImageSize*s.Downsampling, info.ImageSize))
+	if err := s.scale(); err != nil {
+		return err
 	}
 	return predicts(c.OutChannels, c.InChannels)
 }
 
+// scale proves, as far as the files tell, that the first stage shrinks pictures as the one did that the UNet was trained
+// with.
+func (s *Stack) scale() error {
+	unet, stage := s.UNet.Info, s.FirstStage.Info
+	size := unet.ImageSize * s.Downsampling
+	switch {
+	case unet.Downsampling == s.Downsampling:
+	case unet.Downsampling > 0:
+		return fail(ErrScale, "the UNet works on latents of pictures %d times larger, the first stage makes them %d times larger: they do not belong together", unet.Downsampling, s.Downsampling)
+	case !told(unet) || !told(stage):
+		s.Notes = append(s.Notes, fmt.Sprintf("no file tells whether the first stage, which shrinks pictures %d times, is the one of the UNet's latents", s.Downsampling))
+	case size != stage.ImageSize:
+		return fail(ErrScale, "the UNet was trained on latents of %d pixels, from which the first stage makes %d, but that was trained on %d: they seem not to belong together", unet.ImageSize, size, stage.ImageSize)
+	}
+	return nil
+}
+
+// pair puts down in a latent UNet what the first stage beside it does: that both come in one checkpoint, pipeline or folder
+// says that they belong together, which the sizes that they were trained on need not say.
+func (m *Model) pair() error {
+	stage, ok := m.Component(RoleFirstStage)
+	if !ok {
+		return nil
+	}
+	shape, err := stageShapeOf(stage.Info)
+	for i := range m.Components {
+		if info := &m.Components[i].Info; info.Family == FamilyLatent && info.Downsampling == 0 {
+			info.Downsampling = shape.downsampling
+		}
+	}
+	return err
+}
+
+// stageShape is what a first stage makes of what.
+type stageShape struct{ in, out, latent, downsampling int }
+
+func stageShapeOf(info weights.Info) (stageShape, error) {
+	switch info.Family {
+	case FamilyKL, FamilyVQ:
+		a, err := ParseAutoencoderConfig(info.Model)
+		if err != nil {
+			return stageShape{}, err
+		}
+		return stageShape{a.InChannels, a.OutChannels, a.EmbedDim, a.Downsampling()}, nil
+	case FamilyTiny:
+		a, err := ParseTinyConfig(info.Model)
+		if err != nil {
+			return stageShape{}, err
+		}
+		return stageShape{a.InChannels, a.OutChannels, a.LatentChannels, a.Downsampling()}, nil
+	}
+	return stageShape{}, fail(ErrConfig, "family %s is not a first stage's", quote(info.Family))
+}
+
+// told is whether a file tells the size that its network was trained on.
 func told(i weights.Info) bool {
 	return !slices.ContainsFunc(i.Guesses, func(g string) bool { return strings.HasPrefix(g, "image_size") })
 }

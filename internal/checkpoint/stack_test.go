@@ -35,16 +35,26 @@ func TestStack(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5, s.Classes)
 
+	// Sizes that both were trained on are held against each other, unless something tells the scale itself.
 	large := stage(nil)
 	large.Info.ImageSize = 64
-	s, err = NewStack(unet(nil), large)
+	_, err = NewStack(unet(nil), large)
+	require.ErrorIs(t, err, ErrScale)
+	require.ErrorContains(t, err, "latents of 16 pixels, from which the first stage makes 32, but that was trained on 64")
+	known := unet(nil)
+	known.Info.Downsampling = 2
+	s, err = NewStack(known, large)
 	require.NoError(t, err)
-	require.Len(t, s.Notes, 1)
-	require.Contains(t, s.Notes[0], "latents of 16 pixels, from which the first stage makes 32, but that was trained on 64")
+	require.Empty(t, s.Notes)
 	large.Info.Guesses = []string{"image_size 64: the file does not tell"}
 	s, err = NewStack(unet(nil), large)
 	require.NoError(t, err)
-	require.Empty(t, s.Notes)
+	require.Len(t, s.Notes, 1)
+	require.Contains(t, s.Notes[0], "no file tells whether the first stage, which shrinks pictures 2 times")
+	known.Info.Downsampling = 4
+	_, err = NewStack(known, large)
+	require.ErrorIs(t, err, ErrScale)
+	require.ErrorContains(t, err, "pictures 4 times larger, the first stage makes them 2 times larger")
 
 	photo, _ := FindPreset("photo")
 	guided := Component{Role: RoleUNet, Info: *photo.UNet}
@@ -92,13 +102,22 @@ func TestConvertedFolder(t *testing.T) {
 	}
 	again := open(t, dir, Options{})
 	require.Len(t, again.Components, 2)
+	require.Equal(t, 2, m.Components[0].Info.Downsampling, "they come in one file")
 	for i, c := range m.Components {
 		require.Equal(t, c.Role, again.Components[i].Role)
+		require.Equal(t, c.Info.Downsampling, again.Components[i].Info.Downsampling)
 		require.JSONEq(t, string(c.Info.Model), string(again.Components[i].Info.Model))
 		requireSame(t, c.Tensors, again.Components[i].Tensors)
 	}
 	_, err := again.Stack()
 	require.NoError(t, err)
+
+	// Where another first stage has taken the place of that one, the file of the UNet knows.
+	other := again.Components[0]
+	other.Info.Downsampling = 8
+	require.NoError(t, weights.Write(filepath.Join(dir, "unet.safetensors"), other.Tensors, other.Info.Metadata()))
+	_, err = open(t, dir, Options{}).Stack()
+	require.ErrorIs(t, err, ErrScale)
 
 	refused(t, dir, Options{Preset: "ldm-ffhq-vq4"}, ErrConfig, "leave it away")
 	unet, stage := filepath.Join(dir, "unet.safetensors"), filepath.Join(dir, "first_stage.safetensors")

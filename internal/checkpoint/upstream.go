@@ -479,7 +479,7 @@ func (m *Model) latentUNet(list []weights.Tensor, schedule *weights.Schedule, o 
 		}
 		if given != nil {
 			copied := *given
-			copied.Name = ""
+			copied.Name, copied.Downsampling = "", 0 // which no tensor proves
 			given = &copied
 		}
 	}
