@@ -8,6 +8,7 @@
 // Those of latent diffusion may attend to a context, the tokens of a text or class:
 //
 //	net, err := nn.LoadLatentUNet(dev, f.Scope(), config, nn.LoadOptions{})
+//	context, err := net.Context(tokens)   // once for all steps
 //	eps, err := net.Predict(z, []float64{250}, nil, context)
 //
 // First stages of latent diffusion map pictures to latents and back:

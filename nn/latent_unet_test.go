@@ -146,8 +146,11 @@ func outputOf(t *testing.T, d *tensor.Device, c nn.LatentUNetConfig, o nn.LoadOp
 	net, err := nn.LoadLatentUNet(d, weights.Synthetic("variety", 3).Scope(), c, o)
 	require.NoError(t, err)
 	in, ctx := d.From(x, images, 8, 12, c.InChannels), d.From(context, images, 1, tokens, c.ContextDim)
-	out, err := net.Predict(in, []float64{250.5}, []int{2, 1}[:images], ctx)
+	ready, err := net.Context(ctx)
 	require.NoError(t, err)
+	out, err := net.Predict(in, []float64{250.5}, []int{2, 1}[:images], ready)
+	require.NoError(t, err)
+	ready.Free()
 	require.Equal(t, [4]int{images, 8, 12, net.OutChannels()}, out.Shape())
 	v, err := out.Floats()
 	require.NoError(t, err)
@@ -211,16 +214,64 @@ func TestLatentMemory(t *testing.T) {
 	x, context := d.New(1, 16, 16, 4), d.New(1, 1, 5, 20)
 	x.Set(noise(x.Len()))
 	context.Set(noise(context.Len()))
+	var ready *nn.Context
 	call := func() tensor.Stats {
-		out, err := net.Predict(x, []float64{1}, []int{0}, context)
+		out, err := net.Predict(x, []float64{1}, []int{0}, ready)
 		require.NoError(t, err)
 		out.Free()
 		return d.Stats()
 	}
-	before := d.Stats()
-	first := call()
-	require.Equal(t, before.Live, first.Live)
-	require.Equal(t, first, call())
+	empty := d.Stats()
+	for range 2 {
+		ready, err = net.Context(context)
+		require.NoError(t, err)
+		before := d.Stats()
+		require.Greater(t, before.Live, empty.Live)
+		first := call()
+		require.Equal(t, before.Live, first.Live)
+		require.Equal(t, first, call())
+		ready.Free()
+		ready.Free() // no harm
+		require.Equal(t, empty.Live, d.Stats().Live)
+	}
+}
+
+// TestContext: keys and values that were made ready once serve every step as new ones would, and outlive their tokens.
+func TestContext(t *testing.T) {
+	b, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	d := tensor.NewDevice(b)
+	defer d.Close()
+	net, err := nn.LoadLatentUNet(d, weights.Synthetic("variety", 3).Scope(), variety, nn.LoadOptions{})
+	require.NoError(t, err)
+	tokens := func() *tensor.Tensor { return d.From(noise(2*5*20), 2, 1, 5, 20) }
+	x := d.From(noise(2*8*8*4), 2, 8, 8, 4)
+	step := func(at float64, c *nn.Context) []float32 {
+		defer d.Tidy()()
+		out, err := net.Predict(x, []float64{at}, []int{0, 1}, c)
+		require.NoError(t, err)
+		v, err := out.Floats()
+		require.NoError(t, err)
+		return v
+	}
+	in := tokens()
+	once, err := net.Context(in)
+	require.NoError(t, err)
+	in.Set(make([]float32, in.Len()))
+	in.Free()
+	var last []float32
+	for _, at := range []float64{900, 500.5, 1} {
+		in := tokens()
+		again, err := net.Context(in)
+		require.NoError(t, err)
+		in.Free()
+		want := step(at, again)
+		again.Free()
+		require.Equal(t, want, step(at, once))
+		require.NotEqual(t, last, want)
+		last = want
+	}
+	once.Free()
 }
 
 func TestLatentMisuse(t *testing.T) {
@@ -233,16 +284,26 @@ func TestLatentMisuse(t *testing.T) {
 	})
 	bare, err := nn.LoadLatentUNet(d, weights.Synthetic("plain", 3).Scope(), plain, nn.LoadOptions{})
 	require.NoError(t, err)
-	x, context := d.New(2, 8, 8, 4), d.New(2, 1, 5, 20)
-	gone := d.New(2, 1, 5, 20)
-	gone.Free()
-	other := tensor.NewDevice(ref.Open()).New(2, 1, 5, 20)
+	twin, err := nn.LoadLatentUNet(d, weights.Synthetic("variety", 3).Scope(), variety, nn.LoadOptions{})
+	require.NoError(t, err)
+	ready := func(net *nn.LatentUNet, n int) *nn.Context {
+		c, err := net.Context(d.New(n, 1, 5, 20))
+		require.NoError(t, err)
+		return c
+	}
+	x, context, freed := d.New(2, 8, 8, 4), ready(net, 2), ready(net, 2)
+	freed.Free()
+	fork, err := d.Fork(1)
+	require.NoError(t, err)
+	defer fork.Close()
+	elsewhere, err := net.Context(fork.New(2, 1, 5, 20))
+	require.NoError(t, err)
 	for _, bad := range []struct {
 		net     *nn.LatentUNet
 		x       *tensor.Tensor
 		t       []float64
 		y       []int
-		context *tensor.Tensor
+		context *nn.Context
 		want    string
 	}{
 		{net, d.New(2, 8, 8, 3), []float64{1}, []int{0, 1}, context, "3 channels, the network takes 4"},
@@ -252,10 +313,11 @@ func TestLatentMisuse(t *testing.T) {
 		{net, x, []float64{1}, []int{0, 3}, context, "class label 3, expected 0 to 2"},
 		{net, x, []float64{1}, []int{0, -1}, context, "class label -1"},
 		{net, x, []float64{1}, []int{0, 1}, nil, "no context given: the network attends to tokens of 20 channels"},
-		{net, x, []float64{1}, []int{0, 1}, d.New(2, 1, 5, 24), "context has shape [2 1 5 24], expected [2 1 L 20]"},
-		{net, x, []float64{1}, []int{0, 1}, d.New(1, 1, 5, 20), "context has shape"},
-		{net, x, []float64{1}, []int{0, 1}, d.New(2, 5, 1, 20), "context has shape"},
-		{bare, x, []float64{1}, nil, context, "attends to none"},
+		{net, x, []float64{1}, []int{0, 1}, ready(net, 1), "the context is for 1 latents, there are 2"},
+		{net, x, []float64{1}, []int{0, 1}, ready(twin, 2), "another network"},
+		{net, x, []float64{1}, []int{0, 1}, freed, "has been freed"},
+		{net, x, []float64{1}, []int{0, 1}, elsewhere, "another device"},
+		{bare, x, []float64{1}, nil, context, "another network"},
 		{bare, x, []float64{1}, []int{0, 1}, nil, "no classes"},
 	} {
 		before := d.Stats()
@@ -263,10 +325,23 @@ func TestLatentMisuse(t *testing.T) {
 		require.ErrorContains(t, err, bad.want)
 		require.Equal(t, before, d.Stats(), "nothing was computed: %v", err)
 	}
-	for _, context := range []*tensor.Tensor{gone, other} { // found on the way
+	gone := d.New(2, 1, 5, 20)
+	gone.Free()
+	for _, bad := range []struct {
+		net    *nn.LatentUNet
+		tokens *tensor.Tensor
+		want   string
+	}{
+		{net, d.New(2, 1, 5, 24), "context has shape [2 1 5 24], expected [N 1 L 20]"},
+		{net, d.New(2, 5, 1, 20), "context has shape"},
+		{bare, d.New(2, 1, 5, 20), "attends to none"},
+		{net, gone, "tensor.Conv2D"},
+		{net, tensor.NewDevice(ref.Open()).New(2, 1, 5, 20), "tensor.Conv2D"},
+	} {
 		live := d.Stats().Live
-		_, err := net.Predict(x, []float64{1}, []int{0, 1}, context)
-		require.ErrorContains(t, err, "tensor.Conv2D")
+		c, err := bad.net.Context(bad.tokens)
+		require.ErrorContains(t, err, bad.want)
+		require.Nil(t, c)
 		require.Equal(t, live, d.Stats().Live)
 	}
 }

@@ -28,8 +28,8 @@ func (l loader) transformer(channels, context, heads, depth, ds int, matrices bo
 	return t
 }
 
-// forward maps x [N,H,W,C] and context [N,1,L,D] to x + proj_out(blocks(proj_in(GN(x)), context)).
-func (t *transformer) forward(x, context *tensor.Tensor) (out *tensor.Tensor) {
+// forward maps x [N,H,W,C] to x + proj_out(blocks(proj_in(GN(x)), context)).
+func (t *transformer) forward(x *tensor.Tensor, context *Context) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
 	h := d.Conv2D(t.in, t.norm.of(x, nil, nil), tensor.Epilogue{})
@@ -54,7 +54,7 @@ func (l loader) transformerBlock(channels, context, heads, ds int) *transformerB
 	}
 }
 
-func (b *transformerBlock) forward(x, context *tensor.Tensor) (out *tensor.Tensor) {
+func (b *transformerBlock) forward(x *tensor.Tensor, context *Context) (out *tensor.Tensor) {
 	defer x.Device().Tidy(&out)()
 	x = b.self.forward(x)
 	x = b.cross.forward(x, context)
@@ -88,13 +88,19 @@ type crossAttention struct {
 	heads int
 }
 
+// ready is keys and values of tokens [N,1,L,D], side by side.
+func (a *crossAttention) ready(tokens *tensor.Tensor) (kv *tensor.Tensor) {
+	d := tokens.Device()
+	defer d.Tidy(&kv)()
+	return d.Conv2D(a.kv, tensor.Input{X: tokens}, tensor.Epilogue{})
+}
+
 // forward is x + out(attention(q, k, v)), where q is made of LN(x), k and v of the context.
-func (a *crossAttention) forward(x, context *tensor.Tensor) (out *tensor.Tensor) {
+func (a *crossAttention) forward(x *tensor.Tensor, context *Context) (out *tensor.Tensor) {
 	d, c := x.Device(), x.C()
 	defer d.Tidy(&out)()
 	q := d.Conv2D(a.q, tensor.Input{X: a.norm.of(x)}, tensor.Epilogue{})
-	kv := d.Conv2D(a.kv, tensor.Input{X: context}, tensor.Epilogue{})
-	dim := c / a.heads
+	kv, dim := context.kv[a], c/a.heads
 	k, v := tensor.Heads{X: kv, Step: dim}, tensor.Heads{X: kv, First: c, Step: dim}
 	h := d.Attention(tensor.Heads{X: q, Step: dim}, k, v, a.heads, dim, float32(invSqrt(dim)))
 	return d.Conv2D(a.out, tensor.Input{X: h}, tensor.Epilogue{Residual: x})

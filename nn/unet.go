@@ -24,7 +24,7 @@ type block struct {
 }
 
 // forward runs the layers over h, the first one beside skip. h itself stays.
-func (b *block) forward(h, skip, emb, context *tensor.Tensor, trace tracer) (out *tensor.Tensor) {
+func (b *block) forward(h, skip, emb *tensor.Tensor, context *Context, trace tracer) (out *tensor.Tensor) {
 	d := h.Device()
 	defer d.Tidy(&out)()
 	if b.conv != nil {
@@ -275,8 +275,8 @@ func (u *unet) checkInput(op string, x *tensor.Tensor, t []float64, y []int) {
 	}
 }
 
-// forward maps x [N,H,W,InChannels] to [N,H,W,OutChannels]. context [N,1,L,ContextDim] is for the transformers.
-func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *tensor.Tensor, trace tracer) (out *tensor.Tensor) {
+// forward maps x [N,H,W,InChannels] to [N,H,W,OutChannels]. context is for the transformers.
+func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *Context, trace tracer) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
 	emb := u.embed(d, x.N(), t, y, trace)

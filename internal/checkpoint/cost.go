@@ -56,11 +56,14 @@ func LatentCost(o cpu.Options, f *weights.File, c nn.LatentUNetConfig, n, h, w i
 	}, func(net *nn.LatentUNet) error {
 		m := c.Downsampling()
 		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
-		var context *tensor.Tensor
+		var context *nn.Context
+		var err error
 		if c.ContextDim > 0 {
-			context = net.Device().New(n, 1, tokens, c.ContextDim)
+			if context, err = net.Context(net.Device().New(n, 1, tokens, c.ContextDim)); err != nil {
+				return err
+			}
 		}
-		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)), context)
+		_, err = net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)), context)
 		return err
 	})
 }

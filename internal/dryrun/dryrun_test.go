@@ -176,7 +176,9 @@ func TestLatentExact(t *testing.T) {
 		x, context := d.New(1, 16, 16, 4), d.New(1, 1, 7, 48)
 		x.Set(make([]float32, x.Len()))
 		context.Set(make([]float32, context.Len()))
-		out, err := net.Predict(x, []float64{500}, nil, context)
+		ready, err := net.Context(context)
+		require.NoError(t, err)
+		out, err := net.Predict(x, []float64{500}, nil, ready)
 		require.NoError(t, err)
 		out.Free()
 	}

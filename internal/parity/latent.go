@@ -95,9 +95,15 @@ func (c *Case) ForwardLatent(net *nn.LatentUNet, r Run) (out Array, err error) {
 	if err != nil {
 		return out, err
 	}
-	context, err := c.context(d, r)
+	tokens, err := c.context(d, r)
 	if err != nil {
 		return out, err
+	}
+	var context *nn.Context
+	if tokens != nil {
+		if context, err = net.Context(tokens); err != nil {
+			return out, err
+		}
 	}
 	return planar(net.Forward(x, t, labels, context))
 }
