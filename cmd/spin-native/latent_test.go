@@ -301,3 +301,41 @@ func TestBands(t *testing.T) {
 	require.Equal(t, 512, i.Prior.Size)
 	require.Positive(t, i.Prior.Memory.BandRows)
 }
+
+// TestCorrections: how often a latent prior is corrected, and whether its last picture is, is up to the caller.
+func TestCorrections(t *testing.T) {
+	dir := t.TempDir()
+	in := picture(t, dir, 24, 16)
+	run := func(args ...string) (r reconstructReport) {
+		text := ok(t, append([]string{"reconstruct", "--prior", latentPrior(t), "--task", "denoise", "--sigma", "0.1", "--steps", "24", "--quiet", "--json", "--force", "-o", filepath.Join(dir, "out.png"), in}, args...)...)
+		require.NoError(t, json.Unmarshal([]byte(text), &r), text)
+		return r
+	}
+	usual, all, rare, last := run(), run("--correct-every", "1"), run("--correct-every", "5"), run("--correct-last")
+	require.Equal(t, 2, usual.Settings.Every)
+	require.False(t, usual.Settings.Final)
+	require.Equal(t, []int{1, 5}, []int{all.Settings.Every, rare.Settings.Every})
+	require.Greater(t, all.Corrections, usual.Corrections)
+	require.Less(t, rare.Corrections, usual.Corrections)
+	require.True(t, last.Settings.Final)
+	require.Equal(t, usual.Corrections+1, last.Corrections)
+	require.Equal(t, usual.FirstStage.Encodes, last.FirstStage.Encodes)
+	require.Equal(t, usual.FirstStage.Decodes, last.FirstStage.Decodes)
+	require.Equal(t, usual.Calls, all.Calls)
+	require.True(t, run("--sigma", "0.01").Settings.Final)
+	require.False(t, run("--sigma", "0.01", "--correct-last=false").Settings.Final)
+
+	for name, args := range map[string][]string{
+		"0":                         {"--prior", latentPrior(t), "--correct-every", "0"},
+		"--correct-every -1":        {"--prior", latentPrior(t), "--correct-every", "-1"},
+		"are for latent priors":     {"--correct-every", "2"},
+		"for latent priors: in":     {"--correct-last"},
+		"the pictures of this":      {"--correct-last=false"},
+		"invalid argument \"some\"": {"--correct-every", "some"},
+	} {
+		code, _, errs := spin(t, append([]string{"reconstruct", "--task", "denoise", "--sigma", "0.1", "-o", filepath.Join(dir, "none.png"), in}, args...)...)
+		require.Equal(t, exitUsage, code, errs)
+		require.Contains(t, errs, name)
+		require.NoFileExists(t, filepath.Join(dir, "none.png"))
+	}
+}

@@ -173,6 +173,8 @@ type prior struct {
 	notes   []string
 	noise   solver.Noise // nil: that of the seed
 	memory  plan
+
+	corrections correctionFlags // of a latent one
 }
 
 // labels are the classes of n pictures.
@@ -261,11 +263,14 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err := file.checkLabel(); err != nil {
 		return nil, err
 	}
+	if err := f.corrections.fits(file); err != nil {
+		return nil, err
+	}
 	plan, err := f.memory.plan(f.deviceFlags, file.tilings(h, w), n, h, w, hostPictures(n, h, w),
 		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
 		func(t nn.Tiling) (dryrun.Cost, error) {
 			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
-				p.noise = silence{}
+				p.noise, p.corrections = silence{}, f.corrections
 				return run(d, p)
 			})
 		})
@@ -281,6 +286,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err != nil {
 		return nil, err
 	}
+	p.corrections = f.corrections
 	if p.memory = plan; file.latent() {
 		p.memory.width = file.padded(w)
 	}

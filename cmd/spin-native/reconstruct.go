@@ -48,6 +48,7 @@ little lets noise and ringing through; too much smooths.`,
 	}
 	f.taskFlags.register(c)
 	f.solveFlags.register(c)
+	f.corrections.register(c)
 	c.Flags().StringVarP(&f.output, "output", "o", "", "where to write the result")
 	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ...")
 	c.Flags().StringVar(&f.compare, "compare", "", "also write a labelled picture of input and result side by side to `SHEET`")
@@ -111,6 +112,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return usagef("--samples %d: expected 1 to 64", f.samples)
 	}
 	calls, err := f.calls(c)
+	if err == nil {
+		err = f.corrections.check(c)
+	}
 	if err != nil {
 		return err
 	}

@@ -21,10 +21,12 @@ type solveFlags struct {
 	deviceFlags
 	memory memoryFlag
 	prior  priorFlags
-	seed   uint64
-	steps  int
-	preset string
-	quiet  bool
+
+	corrections correctionFlags
+	seed        uint64
+	steps       int
+	preset      string
+	quiet       bool
 }
 
 func (f *solveFlags) register(c *cobra.Command) {
@@ -35,6 +37,42 @@ func (f *solveFlags) register(c *cobra.Command) {
 	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")
 	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (16 denoiser calls), default (40) or best (100)")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress and no remarks")
+}
+
+// correctionFlags say how a latent prior follows the measurement. The zero value leaves it to solver.LatentDefaults.
+type correctionFlags struct {
+	every      int
+	last, told bool // whether to correct the last picture, and whether that was said
+}
+
+func (f *correctionFlags) register(c *cobra.Command) {
+	c.Flags().IntVar(&f.every, "correct-every", 0, "latent priors: correct every `N`th step. Each correction costs a decoding and an encoding; 1 follows the measurement closest and takes longest (default 2)")
+	c.Flags().BoolVar(&f.last, "correct-last", false, "latent priors: correct the last picture once more, in its pixels, which costs no encoding; without it the result is what the first stage decodes (default: where --sigma is below 0.03)")
+}
+
+func (f *correctionFlags) check(c *cobra.Command) error {
+	if c.Flags().Changed("correct-every") && (f.every < 1 || f.every > 10000) {
+		return usagef("--correct-every %d: expected 1 to 10000", f.every)
+	}
+	f.told = c.Flags().Changed("correct-last")
+	return nil
+}
+
+// fits is whether the prior has any use for what was said.
+func (f correctionFlags) fits(p *priorFile) error {
+	if (f.every > 0 || f.told) && !p.latent() {
+		return usagef("--correct-every and --correct-last are for latent priors: in the pictures of this prior a correction costs little, and every guided step has one")
+	}
+	return nil
+}
+
+func (f correctionFlags) apply(s *solver.Parameters) {
+	if f.every > 0 {
+		s.Every = f.every
+	}
+	if f.told {
+		s.Final = f.last
+	}
 }
 
 // calls is the budget of denoiser calls.
@@ -88,6 +126,7 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	if p.stage != nil {
 		settings = solver.LatentDefaults(problem.Operator, m.Sigma, schedule)
 		settings.FirstStage = p.stage
+		p.corrections.apply(&settings.Parameters)
 	}
 	settings.Calls = calls
 	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
