@@ -30,8 +30,8 @@ type Info struct {
 	ValueRange   [2]float64      `json:"value_range"`   // of the pixels: black and white
 	Color        string          `json:"color"`         // rgb, bgr or gray
 	ImageSize    int             `json:"image_size"`    // trained for, pixels
-	// Downsampling is between pictures and the latents that a UNet works on: that of the first stage that belongs to it.
-	// 0: there is none, or nothing tells.
+	// Downsampling is between pictures and what a UNet works on: 1 where that are pictures, else the factor of the first
+	// stage that belongs to it. 0: nothing tells, or the family does.
 	Downsampling int      `json:"downsampling,omitempty"`
 	Guesses      []string `json:"guesses,omitempty"` // fields that were guessed and not known
 }

@@ -339,3 +339,73 @@ func TestCorrections(t *testing.T) {
 		require.NoFileExists(t, filepath.Join(dir, "none.png"))
 	}
 }
+
+// TestPixelUNet: a UNet2DModel serves for pictures where its pipeline says so, old and new, or its user, and when it has been
+// converted.
+func TestPixelUNet(t *testing.T) {
+	dir, unet := t.TempDir(), testkit.Shared(t, "fixtures", "diffusers_ddpm_unet", "f16")
+	const index = `{"_class_name":"DDPMPipeline","scheduler":["diffusers","DDPMScheduler"],"unet":["diffusers","UNet2DModel"]}`
+	const scheduler = `{"_class_name":"DDPMScheduler","beta_start":0.0001,"beta_end":0.02,"beta_schedule":"linear","num_train_timesteps":1000}`
+	write := func(text string, path ...string) {
+		name := filepath.Join(append([]string{dir}, path...)...)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+	}
+	write(index, "pipeline", "model_index.json")
+	write(scheduler, "pipeline", "scheduler", "scheduler_config.json")
+	require.NoError(t, os.Symlink(unet, filepath.Join(dir, "pipeline", "unet")))
+	write(index, "flat", "model_index.json")
+	write(scheduler, "flat", "scheduler_config.json")
+	files, err := os.ReadDir(unet)
+	require.NoError(t, err)
+	for _, f := range files {
+		require.NoError(t, os.Symlink(filepath.Join(unet, f.Name()), filepath.Join(dir, "flat", f.Name())))
+	}
+	pipeline, flat, converted := filepath.Join(dir, "pipeline"), filepath.Join(dir, "flat"), filepath.Join(dir, "unet.safetensors")
+	m, err := checkpoint.Open(pipeline, checkpoint.Options{})
+	require.NoError(t, err)
+	defer m.Close()
+	require.NoError(t, weights.Write(converted, m.Components[0].Tensors, m.Components[0].Info.Metadata()))
+
+	in := picture(t, dir, 30, 18)
+	args := []string{"reconstruct", "--task", "denoise", "--sigma", "0.2", "--steps", "4", "--seed", "5", "--quiet", "--json"}
+	var first *imagefile.Image
+	for i, prior := range [][]string{{pipeline}, {flat}, {converted}, {unet, "--prior-space", "pixels"}, {pipeline, "--prior-space", "pixels"}} {
+		out := filepath.Join(dir, fmt.Sprint("out-", i, ".png"))
+		var r reconstructReport
+		text := ok(t, append(append(append(args, "-o", out, in), "--prior"), prior...)...)
+		require.NoError(t, json.Unmarshal([]byte(text), &r))
+		require.Nil(t, r.FirstStage)
+		require.Equal(t, 1, r.Settings.Every)
+		pic, err := imagefile.Read(out, imagefile.Limits{})
+		require.NoError(t, err)
+		if first == nil {
+			first = pic
+		}
+		require.Equal(t, first.Pix, pic.Pix, prior)
+	}
+	require.Contains(t, ok(t, "info", pipeline), "for pictures; sizes are padded to multiples of 4")
+	require.Contains(t, ok(t, "info", unet), "nothing tells whether the UNet works on pictures or on latents")
+	require.Contains(t, ok(t, "bench", "--model", pipeline, "--size", "32", "--runs", "1"), "GFLOP")
+
+	vq := testkit.Shared(t, "fixtures", "diffusers_vq_model", "f16")
+	for _, c := range []struct {
+		prior []string
+		code  int
+		want  string
+	}{
+		{[]string{unet}, exitFailed, "--prior-space pixels"},
+		{[]string{unet, "--prior-space", "latents"}, exitUsage, "--first-stage names it"},
+		{[]string{unet, "--prior-space", "frequencies"}, exitUsage, "expected pixels or latents"},
+		{[]string{unet, "--prior-space", "pixels", "--first-stage", vq}, exitFailed, "no use for a first stage"},
+		{[]string{pipeline, "--first-stage", vq}, exitFailed, "no use for a first stage"},
+		{[]string{pipeline, "--prior-space", "latents"}, exitUsage, "tell otherwise"},
+		{[]string{"photo", "--prior-space", "pixels"}, exitUsage, "tell otherwise"},
+		{[]string{latentPrior(t), "--prior-space", "pixels"}, exitUsage, "tell otherwise"},
+		{[]string{pipeline, "--correct-last"}, exitUsage, "for latent priors"},
+	} {
+		code, _, errs := spin(t, append(append(append(args, "-o", filepath.Join(dir, "none.png"), in), "--prior"), c.prior...)...)
+		require.Equal(t, c.code, code, errs)
+		require.Contains(t, errs, c.want)
+	}
+}

@@ -26,6 +26,7 @@ type priorFlags struct {
 	preset     string
 	firstStage string // a file or folder, in place of the prior's own
 	scale      int    // of the first stage, where its user knows; 0: what the files tell
+	space      string // pixels or latents, what the UNet works on; "": what the files tell
 	label      int    // noLabel without one
 }
 
@@ -40,6 +41,7 @@ func (f *priorFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.preset, "prior-preset", "", "what a raw checkpoint does not tell, by its model's `NAME`: "+strings.Join(checkpoint.PresetNames(), ", "))
 	c.Flags().StringVar(&f.firstStage, "first-stage", "", "the first stage of a latent prior, where another `FILE` or folder holds it")
 	c.Flags().IntVar(&f.scale, "first-stage-scale", 0, "the first stage shrinks pictures `N` times, and so did the one that the prior was trained with: where the sizes that both were trained on speak against it")
+	c.Flags().StringVar(&f.space, "prior-space", "", "what the prior works on, pixels or latents, where its file does not tell: a UNet2DModel of diffusers without its pipeline")
 	c.Flags().IntVar(&f.label, "label", noLabel, "class of the picture, `N` from 0, for a prior that is conditioned on classes")
 }
 
@@ -47,7 +49,6 @@ func (f *priorFlags) register(c *cobra.Command) {
 type priorFile struct {
 	weights *weights.File // of the UNet
 	info    weights.Info
-	config  nn.UNetConfig // of a UNet for pictures
 	stack   checkpoint.Stack
 	stage   *weights.File // of a latent prior's first stage
 	label   int
@@ -77,6 +78,20 @@ func (f priorFlags) open() (p *priorFile, err error) {
 	if err != nil {
 		return p, err
 	}
+	switch known := unet.Info.Downsampling; f.space {
+	case "":
+	case "pixels", "latents":
+		if unet.Info.Family != checkpoint.FamilyLatent || known > 0 && (known == 1) != (f.space == "pixels") {
+			return p, usagef("--prior-space %s: the prior's files tell otherwise", f.space)
+		}
+		if f.space == "pixels" {
+			unet.Info.Downsampling = 1
+		} else if stage == nil {
+			return p, usagef("--prior-space latents: the prior needs its first stage, and that is missing: --first-stage names it")
+		}
+	default:
+		return p, usagef("--prior-space %s: expected pixels or latents", f.space)
+	}
 	if f.scale != 0 {
 		if stage == nil || f.scale < 0 || unet.Info.Downsampling > 0 && unet.Info.Downsampling != f.scale {
 			return p, usagef("--first-stage-scale %d: it is for a prior with a first stage, and files that tell otherwise are right", f.scale)
@@ -87,15 +102,15 @@ func (f priorFlags) open() (p *priorFile, err error) {
 		if errors.Is(err, checkpoint.ErrScale) && unet.Info.Downsampling == 0 {
 			return p, fmt.Errorf("%s: %w; if they do, say by how much it shrinks pictures, --first-stage-scale %d", f.path, err, p.stack.Downsampling)
 		}
+		if errors.Is(err, checkpoint.ErrSpace) {
+			return p, fmt.Errorf("%s: %w; say --prior-space pixels, or name a first stage with --first-stage", f.path, err)
+		}
 		if stage == nil && errors.Is(err, checkpoint.ErrMissing) {
 			return p, fmt.Errorf("%s: %w; name a file or folder that holds both, or the other one with --first-stage", f.path, err)
 		}
 		return p, fmt.Errorf("%s: %w", f.path, err)
 	}
 	p.info = unet.Info
-	if p.stack.Guided != nil {
-		p.config = *p.stack.Guided
-	}
 	if p.weights == nil {
 		if p.weights, err = weights.FromTensors(f.path, unet.Tensors, nil); err != nil {
 			return p, err
@@ -147,22 +162,45 @@ func (f priorFlags) components(p *priorFile) (unet checkpoint.Component, stage *
 	return unet, &c, nil
 }
 
-// load builds the network of a prior for pictures on a device and closes the file. edge is the size of the pictures to come.
-func (p *priorFile) load(d *tensor.Device, edge int) (*nn.UNet, error) {
-	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
-	defer p.close()
-	return p.guided(d, p.weights, edge)
+// network is a UNet of either kind.
+type network struct {
+	predict  func(x *tensor.Tensor, t float64, labels []int) *tensor.Tensor
+	trace    *func(name string, x *tensor.Tensor)
+	multiple int // of height and width
 }
 
-func (p *priorFile) guided(d *tensor.Device, f *weights.File, edge int) (*nn.UNet, error) {
-	net, err := nn.LoadUNet(d, f.Scope(), p.config, nn.LoadOptions{MeanOnly: true, ImageSize: edge})
+// load builds the network of a prior on a device and closes the file. edge is the size of the pictures to come.
+func (p *priorFile) load(d *tensor.Device, edge int) (network, error) {
+	defer debug.FreeOSMemory() // what reading took: the engine's tensors would come on top of it
+	defer p.close()
+	return p.network(d, p.weights, edge)
+}
+
+// network builds the UNet from a file. edge is the size of what it will work on.
+func (p *priorFile) network(d *tensor.Device, f *weights.File, edge int) (n network, err error) {
+	o := nn.LoadOptions{MeanOnly: true, ImageSize: edge}
+	if c := p.stack.Guided; c != nil {
+		var net *nn.UNet
+		if net, err = nn.LoadUNet(d, f.Scope(), *c, o); err == nil {
+			n = network{func(x *tensor.Tensor, t float64, labels []int) *tensor.Tensor {
+				return net.Forward(x, []float64{t}, labels)
+			}, &net.Trace, c.Downsampling()}
+		}
+	} else {
+		var net *nn.LatentUNet
+		if net, err = nn.LoadLatentUNet(d, f.Scope(), *p.stack.Latent, o); err == nil {
+			n = network{func(x *tensor.Tensor, t float64, labels []int) *tensor.Tensor {
+				return net.Forward(x, []float64{t}, labels, nil)
+			}, &net.Trace, net.Config.Downsampling()}
+		}
+	}
 	if err == nil {
 		err = f.CheckAllRead()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("prior: %w", err)
+		err = fmt.Errorf("prior: UNet: %w", err)
 	}
-	return net, nil
+	return n, err
 }
 
 // prior is a network with what the solver must know about it.
@@ -215,26 +253,19 @@ func (p *priorFile) build(d *tensor.Device, edge int, t nn.Tiling, dry bool) (*p
 	if dry {
 		unet = unet.ShapesOnly()
 	}
+	f := p.stack.Downsampling
+	net, err := p.network(d, unet, (edge+f-1)/f)
+	if err != nil {
+		return nil, err
+	}
+	o.NoClip, o.Multiple = p.latent(), net.multiple
+	out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
+		return net.predict(x, t, p.labels(x.N()))
+	}, o)
 	if !p.latent() {
-		net, err := p.guided(d, unet, edge)
-		if err != nil {
-			return nil, err
-		}
-		o.Multiple = p.config.Downsampling()
-		out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
-			return net.Forward(x, []float64{t}, p.labels(x.N()))
-		}, o)
 		return out, nil
 	}
 
-	f := p.stack.Downsampling
-	net, err := nn.LoadLatentUNet(d, unet.Scope(), *p.stack.Latent, nn.LoadOptions{MeanOnly: true, ImageSize: (edge + f - 1) / f})
-	if err == nil {
-		err = unet.CheckAllRead()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("prior: UNet: %w", err)
-	}
 	stage := p.stage
 	if dry {
 		stage = stage.ShapesOnly()
@@ -242,10 +273,6 @@ func (p *priorFile) build(d *tensor.Device, edge int, t nn.Tiling, dry bool) (*p
 	if out.stage, err = p.stack.FirstStage.LoadFirstStageFrom(d, stage, nn.LoadOptions{ImageSize: edge, Tiling: t}); err != nil {
 		return nil, fmt.Errorf("prior: first stage: %w", err)
 	}
-	o.NoClip, o.Multiple = true, net.Config.Downsampling()
-	out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
-		return net.Forward(x, []float64{t}, p.labels(x.N()), nil)
-	}, o)
 	for _, g := range p.stack.FirstStage.Info.Guesses {
 		out.guesses = append(out.guesses[:len(out.guesses):len(out.guesses)], "first stage: "+g)
 	}
@@ -333,9 +360,12 @@ func (silence) Normal(dst []float32, _, _ int) { clear(dst) }
 
 // cost is what one call of the prior on n pictures of h x w takes; for a latent one, the way through its first stage too.
 func (p *priorFile) cost(o cpu.Options, t nn.Tiling, n, h, w int) (cost dryrun.Cost, err error) {
-	if !p.latent() {
-		cost, err = checkpoint.GuidedCost(o, p.weights, p.config, n, h, w)
-	} else {
+	switch {
+	case p.stack.Guided != nil:
+		cost, err = checkpoint.GuidedCost(o, p.weights, *p.stack.Guided, n, h, w)
+	case !p.latent():
+		cost, err = checkpoint.LatentCost(o, p.weights, *p.stack.Latent, n, h, w)
+	default:
 		cost, err = p.rehearse(o, t, max(h, w), func(d *tensor.Device, r *prior) error {
 			z, err := r.stage.Encode(d.New(n, p.padded(h), p.padded(w), 3))
 			if err != nil {

@@ -33,7 +33,7 @@ func openSubject(name string) (subject, error) {
 		if err != nil {
 			return nil, err
 		}
-		return denoiserSubject{&priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, config: config}}, nil
+		return denoiserSubject{&priorFile{weights: weights.Synthetic(name, 1), info: *preset.UNet, stack: checkpoint.Stack{Guided: &config, Classes: config.NumClasses}}}, nil
 	case named && preset.FirstStage != nil:
 		return &decoderSubject{weights: weights.Synthetic(name, 1), info: *preset.FirstStage}, nil
 	}
@@ -61,13 +61,13 @@ func (s denoiserSubject) load(d *tensor.Device, _ nn.Tiling, n, edge int, trace 
 	if err != nil {
 		return nil, err
 	}
-	net.Trace = trace
-	labels := make([]int, n*min(s.config.NumClasses, 1))
+	*net.trace = trace
+	labels := make([]int, n*min(s.stack.Classes, 1))
 	x := ramp(d, n, edge, edge, 3)
 	return func() (*tensor.Tensor, error) {
-		out, err := net.Predict(x, []float64{200}, labels)
+		out := net.predict(x, 200, labels)
 		trace("out", out)
-		return out, err
+		return out, nil
 	}, nil
 }
 

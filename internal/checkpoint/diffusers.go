@@ -644,12 +644,19 @@ type scheduler struct {
 	prediction string
 }
 
+// pixelPipelines diffuse pictures: they have a UNet, a scheduler and nothing else.
+var pixelPipelines = []string{"DDPMPipeline", "DDIMPipeline", "PNDMPipeline"}
+
 // pipeline takes a folder with a model_index.json.
 func (m *Model) pipeline(dir string, o Options) error {
 	path := filepath.Join(dir, pipelineFile)
 	fields, err := readJSON(path, maxJSON)
 	if err != nil {
 		return err
+	}
+	var class string
+	if raw, ok := fields["_class_name"]; ok && json.Unmarshal(raw, &class) != nil {
+		return in(path, fail(ErrConfig, "_class_name is no text"))
 	}
 	found := map[string]string{} // class by subfolder
 	for name, raw := range fields {
@@ -668,7 +675,12 @@ func (m *Model) pipeline(dir string, o Options) error {
 		case slices.Contains([]string{classUNet, classConditional, classKL, classVQ, classTiny}, class):
 			parts = append(parts, name)
 		case name == "scheduler":
-			if s, err = schedulerOf(filepath.Join(dir, name, "scheduler_config.json")); err != nil {
+			// The first pipelines had everything in one folder.
+			settings := filepath.Join(dir, name, "scheduler_config.json")
+			if flat := filepath.Join(dir, "scheduler_config.json"); !exists(settings) && exists(flat) {
+				settings = flat
+			}
+			if s, err = schedulerOf(settings); err != nil {
 				return err
 			}
 		default:
@@ -687,9 +699,16 @@ func (m *Model) pipeline(dir string, o Options) error {
 		m.note("the pipeline has no scheduler: the usual schedule is assumed")
 	}
 	for _, name := range parts {
-		if err := m.folder(filepath.Join(dir, name), o, s); err != nil {
+		part := filepath.Join(dir, name)
+		if len(parts) == 1 && !exists(part) && exists(filepath.Join(dir, configFile)) {
+			part = dir
+		}
+		if err := m.folder(part, o, s); err != nil {
 			return err
 		}
+	}
+	if u := &m.Components[0]; len(parts) == 1 && slices.Contains(pixelPipelines, class) && u.Info.Family == FamilyLatent {
+		u.Info.Downsampling = 1
 	}
 	roles := map[string]bool{}
 	for _, c := range m.Components {

@@ -22,6 +22,8 @@ var (
 	ErrConfig = errors.New("wrong configuration")
 	// ErrScale: a first stage shrinks pictures by another factor than the one whose latents the UNet works on.
 	ErrScale = errors.New("first stage of another scale")
+	// ErrSpace: nothing tells whether a UNet works on pictures or on latents.
+	ErrSpace = errors.New("pictures or latents")
 	// ErrUnsupported: understood, but there is no way to run or write it.
 	ErrUnsupported = errors.New("not supported")
 )

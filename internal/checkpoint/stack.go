@@ -14,8 +14,8 @@ type Stack struct {
 	UNet       Component
 	FirstStage *Component // nil where the UNet works on pictures
 
-	Guided *nn.UNetConfig // of the UNet: one of the two
-	Latent *nn.LatentUNetConfig
+	Guided *nn.UNetConfig       // of the UNet: one of the two
+	Latent *nn.LatentUNetConfig // which may work on pictures, too
 
 	Downsampling int // between pictures and latents, 1 without a first stage
 	Multiple     int // what the networks take heights and widths of pictures in multiples of
@@ -74,9 +74,19 @@ func (s *Stack) fit() error {
 	if c.ContextDim > 0 {
 		return fail(ErrUnsupported, "the UNet is conditioned on texts or the like: it attends to tokens of %d channels, and their encoder is missing, which is not read here; use an unconditional prior, or one with class labels", c.ContextDim)
 	}
-	if s.FirstStage == nil && c.InChannels == 3 {
-		// Of such files alone, those for latents cannot be told from those for pictures.
-		return fail(ErrMissing, "a %s serves as a prior for pictures with its first stage only, and that is missing", FamilyLatent)
+	space := s.UNet.Info.Downsampling
+	if space == 1 {
+		switch {
+		case s.FirstStage != nil:
+			return fail(ErrConfig, "the UNet works on pictures: it has no use for a first stage")
+		case c.InChannels != 3:
+			return fail(ErrUnsupported, "the UNet takes %d channels, expected 3 of rgb", c.InChannels)
+		}
+		s.Multiple = c.Downsampling()
+		return predicts(c.OutChannels, c.InChannels)
+	}
+	if s.FirstStage == nil && c.InChannels == 3 && space == 0 {
+		return fail(ErrSpace, "nothing tells whether the UNet works on pictures or on latents, for which its first stage is missing")
 	}
 	if s.FirstStage == nil {
 		return fail(ErrMissing, "the UNet works on latents of %d channels, and the first stage that decodes them to pictures is missing", c.InChannels)

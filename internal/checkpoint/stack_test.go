@@ -56,6 +56,17 @@ func TestStack(t *testing.T) {
 	require.ErrorIs(t, err, ErrScale)
 	require.ErrorContains(t, err, "pictures 4 times larger, the first stage makes them 2 times larger")
 
+	// A UNet of this family for pictures.
+	pixels := func(c Component) Component {
+		c.Info.Downsampling = 1
+		return c
+	}
+	rgb := unet(func(c *nn.LatentUNetConfig) { c.InChannels, c.OutChannels = 3, 6 })
+	s, err = NewStack(pixels(rgb), nil)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2}, []int{s.Downsampling, s.Multiple})
+	require.Nil(t, s.FirstStage)
+
 	photo, _ := FindPreset("photo")
 	guided := Component{Role: RoleUNet, Info: *photo.UNet}
 	s, err = NewStack(guided, nil)
@@ -71,7 +82,10 @@ func TestStack(t *testing.T) {
 		words string
 	}{
 		"no first stage":                {unet(nil), nil, ErrMissing, "latents of 4 channels"},
-		"no first stage, 3 channels":    {unet(func(c *nn.LatentUNetConfig) { c.InChannels, c.OutChannels = 3, 3 }), nil, ErrMissing, "first stage"},
+		"pictures or latents":           {unet(func(c *nn.LatentUNetConfig) { c.InChannels, c.OutChannels = 3, 3 }), nil, ErrSpace, "first stage"},
+		"pictures of 4 channels":        {pixels(unet(nil)), nil, ErrUnsupported, "takes 4 channels, expected 3"},
+		"pictures and a first stage":    {pixels(rgb), stage(nil), ErrConfig, "no use for a first stage"},
+		"pictures, outputs too many":    {pixels(unet(func(c *nn.LatentUNetConfig) { c.InChannels, c.OutChannels = 3, 5 })), nil, ErrUnsupported, "makes 5 channels"},
 		"latents of other channels":     {unet(nil), stage(func(c *nn.AutoencoderConfig) { c.EmbedDim = 3 }), ErrConfig, "takes 4 channels, the latents of the first stage have 3"},
 		"more inputs than latents":      {unet(func(c *nn.LatentUNetConfig) { c.InChannels = 9 }), stage(nil), ErrConfig, "takes 9 channels"},
 		"outputs of another kind":       {unet(func(c *nn.LatentUNetConfig) { c.OutChannels = 3 }), stage(nil), ErrUnsupported, "makes 3 channels of 4"},
