@@ -38,7 +38,6 @@ type corrector struct {
 	weight *tensor.Tensor // counts on the device, [N,1,1,1]
 	ones   *tensor.Tensor
 	calls  int // evaluations of A, of its transposed Jacobian and of Prox
-	record func(halfSquares []float64)
 }
 
 // newCorrector checks a problem and readies it. Its tensors belong to the bracket that is open.
@@ -129,7 +128,6 @@ func (c *corrector) correct(x0 *tensor.Tensor, rho float64, in Inner) (x *tensor
 	switch in.Method {
 	case Exact:
 		c.calls++
-		c.note(x0)
 		x = c.Operator.(Proximal).Prox(x0, c.Y, rho)
 		c.fits("Prox", x, c.shape)
 	case CG:
@@ -141,7 +139,6 @@ func (c *corrector) correct(x0 *tensor.Tensor, rho float64, in Inner) (x *tensor
 	default:
 		tensor.Fail("solver.Inner", "method %q, expected exact, cg, fgd or adam", in.Method)
 	}
-	c.note(x)
 	return x
 }
 
@@ -188,26 +185,6 @@ func (c *corrector) residual(x *tensor.Tensor) *tensor.Tensor {
 	return subtract(c.apply(x), c.Y)
 }
 
-// note records 1/2 |A(x)-y|^2 per image, for whoever watches.
-func (c *corrector) note(x *tensor.Tensor) {
-	if c.record == nil {
-		return
-	}
-	defer c.d.Tidy()()
-	calls := c.calls
-	r := c.residual(x)
-	c.calls = calls
-	squares, err := c.d.Dot(nil, r, r).Floats()
-	if err != nil {
-		return // sticky: the run finds it at its next check
-	}
-	half := make([]float64, len(squares))
-	for i, s := range squares {
-		half[i] = float64(s) / 2
-	}
-	c.record(half)
-}
-
 // cg solves (A^T A + rho) d = A^T (y - A x0) from d = 0; x = x0 + d. The scalars of the recursion stay on the device,
 // one per image; a quotient whose denominator has become zero is zero, so an image that has converged rests.
 func (c *corrector) cg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor {
@@ -216,7 +193,6 @@ func (c *corrector) cg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor 
 	x, r, p := copied(x0), copied(back), copied(back)
 	rs, next := d.Dot(nil, r, r), d.New(x0.N(), 1, 1, 1)
 	for range in.Steps {
-		c.note(x)
 		tidy := d.Tidy()
 		q := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.vjp(nil, c.apply(p)), C: 1}, {X: p, C: rho}}})
 		curvature := d.Dot(nil, p, q)
@@ -238,7 +214,6 @@ func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 	x, z := copied(x0), copied(x0)
 	theta := 1.0
 	for range in.Steps {
-		c.note(x)
 		next := (1 + math.Sqrt(1+4*theta*theta)) / 2
 		tidy := c.d.Tidy()
 		a := tensor.Accelerate{X: x, Z: z, X0: x0, Step: step, Rho: rho, Momentum: (theta - 1) / next}
@@ -257,7 +232,6 @@ func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tenso
 	x, zero := copied(x0), tensor.Blend{Terms: []tensor.Term{{X: x0, C: 0}}}
 	m, v := c.d.Blend(nil, zero), c.d.Blend(nil, zero)
 	for t := range in.Steps {
-		c.note(x)
 		tidy := c.d.Tidy()
 		r := c.residual(x)
 		a := tensor.Adam{X: x, M: m, V: v, X0: x0, Rate: in.Rate, Rho: rho, T: t + 1}

@@ -40,7 +40,6 @@ type Progress struct {
 type trace struct {
 	phase, t  int
 	x, x0, at *tensor.Tensor
-	losses    [][]float64
 }
 
 // Result is what a run made.
@@ -78,7 +77,6 @@ type run struct {
 	total    int
 	start    time.Time
 	res      *Result
-	losses   [][]float64
 }
 
 // reconstruct runs an algorithm inside one memory bracket and turns panics of misuse into errors. A run that the context
@@ -106,9 +104,6 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 		r.o.Noise = NewNoise(o.Seed)
 	}
 	r.c = newCorrector(p)
-	if o.trace != nil {
-		r.c.record = func(half []float64) { r.losses = append(r.losses, half) }
-	}
 	guess := p.Start
 	if guess == nil {
 		guess = firstGuess(p.Operator, r.c.Y)
@@ -221,8 +216,7 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 	r.d.Blend(r.x0, tensor.Blend{Terms: []tensor.Term{{X: corrected, C: 1}}})
 	r.stale = r.latents != nil && (by == nil || !by.last)
 	if r.o.trace != nil {
-		r.o.trace(trace{phase, t, r.x, denoised, corrected, r.losses})
-		r.losses = nil
+		r.o.trace(trace{phase, t, r.x, denoised, corrected})
 	}
 	then(corrected, denoised)
 	if r.o.Progress != nil {
