@@ -78,25 +78,8 @@ func (f priorFlags) open() (p *priorFile, err error) {
 	if err != nil {
 		return p, err
 	}
-	switch known := unet.Info.Downsampling; f.space {
-	case "":
-	case "pixels", "latents":
-		if unet.Info.Family != checkpoint.FamilyLatent || known > 0 && (known == 1) != (f.space == "pixels") {
-			return p, usagef("--prior-space %s: the prior's files tell otherwise", f.space)
-		}
-		if f.space == "pixels" {
-			unet.Info.Downsampling = 1
-		} else if stage == nil {
-			return p, usagef("--prior-space latents: the prior needs its first stage, and that is missing: --first-stage names it")
-		}
-	default:
-		return p, usagef("--prior-space %s: expected pixels or latents", f.space)
-	}
-	if f.scale != 0 {
-		if stage == nil || f.scale < 0 || unet.Info.Downsampling > 0 && unet.Info.Downsampling != f.scale {
-			return p, usagef("--first-stage-scale %d: it is for a prior with a first stage, and files that tell otherwise are right", f.scale)
-		}
-		unet.Info.Downsampling = f.scale
+	if err := f.tell(&unet.Info, stage != nil); err != nil {
+		return p, err
 	}
 	if p.stack, err = checkpoint.NewStack(unet, stage); err != nil {
 		if errors.Is(err, checkpoint.ErrScale) && unet.Info.Downsampling == 0 {
@@ -122,6 +105,31 @@ func (f priorFlags) open() (p *priorFile, err error) {
 		}
 	}
 	return p, nil
+}
+
+// tell adds to what the files say about the UNet what the flags do.
+func (f priorFlags) tell(unet *weights.Info, staged bool) error {
+	switch known := unet.Downsampling; f.space {
+	case "":
+	case "pixels", "latents":
+		if unet.Family != checkpoint.FamilyLatent || known > 0 && (known == 1) != (f.space == "pixels") {
+			return usagef("--prior-space %s: the prior's files tell otherwise", f.space)
+		}
+		if f.space == "pixels" {
+			unet.Downsampling = 1
+		} else if !staged {
+			return usagef("--prior-space latents: the prior needs its first stage, and that is missing: --first-stage names it")
+		}
+	default:
+		return usagef("--prior-space %s: expected pixels or latents", f.space)
+	}
+	if f.scale != 0 {
+		if !staged || f.scale < 0 || unet.Downsampling > 0 && unet.Downsampling != f.scale {
+			return usagef("--first-stage-scale %d: it is for a prior with a first stage, and files that tell otherwise are right", f.scale)
+		}
+		unet.Downsampling = f.scale
+	}
+	return nil
 }
 
 // components finds the UNet, and the first stage if there is one, in the files. p closes them.
