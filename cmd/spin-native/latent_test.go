@@ -305,9 +305,9 @@ func TestBands(t *testing.T) {
 // TestCorrections: how often a latent prior is corrected, and whether its last picture is, is up to the caller.
 func TestCorrections(t *testing.T) {
 	dir := t.TempDir()
-	in := picture(t, dir, 24, 16)
+	in := picture(t, dir, 16, 8)
 	run := func(args ...string) (r reconstructReport) {
-		text := ok(t, append([]string{"reconstruct", "--prior", latentPrior(t), "--task", "denoise", "--sigma", "0.1", "--steps", "24", "--quiet", "--json", "--force", "-o", filepath.Join(dir, "out.png"), in}, args...)...)
+		text := ok(t, append([]string{"reconstruct", "--prior", latentPrior(t), "--task", "denoise", "--sigma", "0.1", "--steps", "16", "--quiet", "--json", "--force", "-o", filepath.Join(dir, "out.png"), in}, args...)...)
 		require.NoError(t, json.Unmarshal([]byte(text), &r), text)
 		return r
 	}
