@@ -2,6 +2,21 @@ package kernels
 
 import "fmt"
 
+// FastSize is the smallest size from n on that has no prime factor above 5, for transforms whose size is free.
+func FastSize(n int) int {
+	for ; ; n++ {
+		m := n
+		for _, p := range []int{2, 3, 5} {
+			for m%p == 0 {
+				m /= p
+			}
+		}
+		if m == 1 {
+			return n
+		}
+	}
+}
+
 // Check reports what is wrong with the matrix, or nil.
 func (m Matrix) Check() error {
 	if m.Rows <= 0 || m.Cols <= 0 || len(m.First) != m.Rows || len(m.W) != m.Rows {

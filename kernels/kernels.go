@@ -91,6 +91,7 @@ type Image interface {
 	Dot(dst, a, b View)
 	Separable(*Separable)
 	Filter(*Filter)
+	Deconvolve(*Deconvolve)
 	Accelerate(*Accelerate)
 	Adam(*Adam)
 	Fourier(*Fourier)
@@ -311,6 +312,20 @@ type Filter struct {
 	Alpha    float32
 	Add      View // optional
 	Beta     float32
+}
+
+// Deconvolve divides by the squared spectrum of a kernel, on images without borders: what leaves on one side comes back on
+// the other. With the two-dimensional Fourier transform F, and k the transform of the kernel laid on an image of the same
+// size, as often around it as it is large,
+//
+//	Dst = F^-1[ F Src / (|k|^2 + Rho) ]
+//
+// This is symmetric and positive definite. Rho must be above zero; the relative rounding error of the whole image grows up
+// to that of the transforms times the ratio of the largest to the smallest divisor. Dst may be Src itself.
+type Deconvolve struct {
+	Dst, Src View
+	Kernel   PreparedFilter
+	Rho      float32
 }
 
 // Term is one summand of Blend: C * Num/Den * X, with Num and Den [N,1,1,1], read on the device, or absent. A quotient

@@ -23,8 +23,8 @@
 //	DiffPIR, DDNM+                                                 DiffPIR, DDNM
 //	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //
-// The correction is computed by the operator's closed form (Proximal), conjugate gradients, Nesterov's accelerated
-// gradient, or Adam: see Method. All of it runs on the device of the measurement, without a trip to the host.
+// The correction is computed by the operator's closed form (Proximal), conjugate gradients with a preconditioner
+// (Preconditioner) or without, Nesterov's accelerated gradient, or Adam: see Method. All of it runs on the device of the measurement, without a trip to the host.
 //
 // # Latent priors
 //

@@ -17,6 +17,9 @@ type Blur struct {
 	filter    *tensor.FilterKernel
 	along     [2]*tensor.Matrix // separable kernels: over rows and over columns
 	back      [2]*tensor.Matrix // their transposes
+	spectrum  *tensor.FilterKernel
+	circle    [2]*tensor.Matrix // fading of columns and of rows
+	uncircle  [2]*tensor.Matrix // their transposes
 	lipschitz float64           // 0 until it is asked for
 }
 
@@ -28,13 +31,18 @@ func NewBlur(d *tensor.Device, h, w int, k *BlurKernel) (op *Blur, err error) {
 	}
 	op = &Blur{kernel: k, d: d, h: h, w: w}
 	t := k.trimmed()
+	op.spectrum = d.FilterKernel(kernels.FilterWeights{H: t.H, W: t.W, K: t.K})
+	for axis, n := range [2]int{h, w} {
+		m := fading(n)
+		op.circle[axis], op.uncircle[axis] = d.Matrix(m.banded()), d.Matrix(m.transposed().banded())
+	}
 	if column, row, ok := t.factors(); ok {
 		mh, mw := correlation(h, column), correlation(w, row)
 		op.along = [2]*tensor.Matrix{d.Matrix(mh.banded()), d.Matrix(mw.banded())}
 		op.back = [2]*tensor.Matrix{d.Matrix(mh.transposed().banded()), d.Matrix(mw.transposed().banded())}
 		return op, nil
 	}
-	op.filter = d.FilterKernel(kernels.FilterWeights{H: t.H, W: t.W, K: t.K})
+	op.filter = op.spectrum
 	return op, nil
 }
 
@@ -52,6 +60,13 @@ func (op *Blur) VJP(_, r *tensor.Tensor) *tensor.Tensor {
 		return op.d.Filter(nil, r, tensor.Filter{Kernel: op.filter, Adjoint: true, Alpha: 1})
 	}
 	return op.d.Separable(nil, r, tensor.Separable{H: op.back[0], W: op.back[1], Alpha: 1})
+}
+
+// Precondition solves with the blur of a picture without borders, on a circle on which the borders fade out.
+func (op *Blur) Precondition(r *tensor.Tensor, rho float64) *tensor.Tensor {
+	laid := op.d.Separable(nil, r, tensor.Separable{H: op.circle[0], W: op.circle[1], Alpha: 1})
+	op.d.Deconvolve(laid, laid, op.spectrum, rho)
+	return op.d.Separable(nil, laid, tensor.Separable{H: op.uncircle[0], W: op.uncircle[1], Alpha: 1})
 }
 
 // Guess is y.

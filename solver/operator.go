@@ -28,6 +28,12 @@ type Proximal interface {
 	Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor
 }
 
+// Preconditioner operators are linear ones that can nearly undo A A^T + rho: Precondition is M^-1 r for r in the shape of a
+// measurement, with a symmetric positive definite M that is close to it. rho is above zero.
+type Preconditioner interface {
+	Precondition(r *tensor.Tensor, rho float64) *tensor.Tensor
+}
+
 // Lipschitz operators know a bound L on the Lipschitz constant of the gradient of 1/2 |A(x)-y|^2.
 type Lipschitz interface{ Lipschitz() float64 }
 

@@ -47,7 +47,7 @@ type Result struct {
 	X0            *tensor.Tensor // the images; they live until their Free, or the end of an enclosing bracket
 	Calls         int            // denoiser calls
 	Corrections   int
-	OperatorCalls int // evaluations of A, of its transposed Jacobian and of Prox
+	OperatorCalls int // evaluations of A, of its transposed Jacobian, of Prox and of Precondition
 	Elapsed       time.Duration
 	Denoising     time.Duration // share of the denoiser
 	Correcting    time.Duration // share of the corrections, in pictures

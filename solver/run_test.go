@@ -366,7 +366,7 @@ func TestProgressAndCounts(t *testing.T) {
 		}
 	}
 	require.Equal(t, guided, r.Corrections)
-	require.Equal(t, guided*(2+2*15), r.OperatorCalls, "A and its transpose: once for the right side, then 15 steps of CG")
+	require.Equal(t, guided*(2+3*4), r.OperatorCalls, "A and its transpose: once around 4 steps of PCG, each of which has a preconditioner, too")
 	for i, s := range seen {
 		require.Equal(t, i+1, s.Step)
 		require.Equal(t, 10, s.Total)

@@ -70,7 +70,7 @@ func round(v float64) int { return int(math.RoundToEven(v)) }
 // and the grid at 3, SDMin = 0.02; below it they end at 3 and 1. Where sigma is 0, the last step is corrected as well
 // (TEnd = 0), SDMin = 0.01, and inpainting keeps the known pixels. Denoising starts where the noise-to-signal ratio is
 // 4 sigma. On another schedule each of these timesteps becomes the one with the nearest noise-to-signal ratio. Blur is
-// corrected by 15 steps of CG, what has a closed form by that.
+// corrected by 4 steps of PCG, what has a closed form by that.
 //
 // It panics with *tensor.Error for a task that is not in the table; see ParseTask.
 func Defaults(task Task, sigma float64, schedule *Schedule) Settings {

@@ -177,6 +177,24 @@ func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
 	return dst
 }
 
+// Deconvolve divides src by the squared spectrum of a kernel plus rho, without borders, into dst, which may be src; see
+// kernels.Deconvolve.
+func (d *Device) Deconvolve(dst, src *Tensor, k *FilterKernel, rho float64) *Tensor {
+	const op = "tensor.Deconvolve"
+	if k.d != d {
+		Fail(op, "filter of another device")
+	}
+	if !(float32(rho) > 0) {
+		Fail(op, "weight %v, expected a positive number", rho)
+	}
+	if dst == nil {
+		dst = d.New(src.N(), src.H(), src.W(), src.C())
+	}
+	sameShape(op, src, dst, "destination")
+	d.b.Deconvolve(&kernels.Deconvolve{Dst: d.view(op, dst), Src: d.view(op, src), Kernel: k.k, Rho: float32(rho)})
+	return dst
+}
+
 // Fourier is the unitary two-dimensional Fourier transform of complex images, or its inverse, into dst, which may be src;
 // see kernels.Fourier.
 func (d *Device) Fourier(dst, src *Tensor, inverse bool) *Tensor {

@@ -204,9 +204,9 @@ static void circle_in(const fft_plan *f, const float *src, float *dst, int rows,
 }
 
 // circle_columns fills circles of f->n pixels with up to LANES columns of one plane, multiplies their transforms by the
-// spectrum or its conjugate, and empties them into h rows of the same columns.
+// spectrum or its conjugate, or divides them by its square plus rho, and empties them into h rows of the same columns.
 static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, int columns, const int *in, const int *out,
-	const float *spectrum, int conjugate, float *scratch) {
+	const float *spectrum, int how, float rho, float *scratch) {
 	float *z = scratch, *sum = z + 2 * LANES * (long)f->n, *work = sum + 2 * LANES * (long)h;
 	for (long y = 0; y < f->n; y++) {
 		if (in[y] < 0) store(z + 2 * y * LANES, splat(0)), store(z + (2 * y + 1) * LANES, splat(0));
@@ -216,8 +216,13 @@ static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, i
 	for (long y = 0; y < f->n; y++) {
 		float *p = z + 2 * y * LANES, k[2 * LANES];
 		gather(k, spectrum + y * pitch, columns);
-		const vf a = load(p), b = load(p + LANES), c = load(k), s = conjugate ? -load(k + LANES) : load(k + LANES);
-		store(p, a * c - b * s), store(p + LANES, a * s + b * c);
+		const vf a = load(p), b = load(p + LANES), c = load(k), s = how == TIMES_CONJUGATE ? -load(k + LANES) : load(k + LANES);
+		if (how == OVER_SQUARE) {
+			const vf q = 1 / (c * c + s * s + rho);
+			store(p, a * q), store(p + LANES, b * q);
+		} else {
+			store(p, a * c - b * s), store(p + LANES, a * s + b * c);
+		}
 	}
 	transform(f, z + LANES, z, 2 * LANES, work);
 	memset(sum, 0, sizeof *sum * 2 * LANES * h);

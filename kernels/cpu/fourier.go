@@ -40,21 +40,6 @@ func radices(n int) []int {
 	return list
 }
 
-// smooth is the smallest length from n on that has no prime factor above 5.
-func smooth(n int) int {
-	for ; ; n++ {
-		m := n
-		for _, p := range []int{2, 3, 5} {
-			for m%p == 0 {
-				m /= p
-			}
-		}
-		if m == 1 {
-			return n
-		}
-	}
-}
-
 // maxPlans bounds the plans that a backend keeps. One takes about 2 n floats, up to 8 n where it needs a chirp.
 const maxPlans = 64
 
@@ -80,7 +65,7 @@ func (b *Backend) transform(n int) *C.fft_plan {
 		for k := range n {
 			unit(float64(k*k%(2*n)) / float64(2*n))
 		}
-		convolution = b.transform(smooth(2*n - 1))
+		convolution = b.transform(kernels.FastSize(2*n - 1))
 		tables = append(tables, b.spectrum(convolution, tables)...)
 	}
 	m := n
@@ -188,18 +173,26 @@ func (b *Backend) Fourier(a *kernels.Fourier) {
 // circle is what a filter needs to work on images of one size by Fourier transforms.
 type circle struct {
 	h, w     int        // of the images
-	fh, fw   int        // of the circle, with room for the margin
+	fh, fw   int        // of the circle
 	inside   [2][]int32 // along rows and columns: the pixel at each place, -1 outside of the image
 	mirrored [2][]int32 // the pixel that each place of image and margin mirrors, -1 outside of both
-	spectrum []float32  // of the kernel, [fh][fw][2], divided by fh fw
+	spectrum []float32  // of the kernel, [fh][fw][2]
 }
 
-// circleFor readies a filter for images of h x w. It keeps the last size.
-func (b *Backend) circleFor(f *filter, h, w int) *circle {
-	if f.circle != nil && f.circle.h == h && f.circle.w == w {
-		return f.circle
+// circleFor readies a filter for images of h x w. It keeps the last size. A torus is as large as the image; otherwise there
+// is room for the kernel's margin.
+func (b *Backend) circleFor(f *filter, h, w int, torus bool) *circle {
+	kept := &f.circle
+	if torus {
+		kept = &f.torus
 	}
-	z := &circle{h: h, w: w, fh: smooth(h + f.h - 1), fw: smooth(w + f.w - 1)}
+	if *kept != nil && (*kept).h == h && (*kept).w == w {
+		return *kept
+	}
+	z := &circle{h: h, w: w, fh: h, fw: w}
+	if !torus {
+		z.fh, z.fw = kernels.FastSize(h+f.h-1), kernels.FastSize(w+f.w-1)
+	}
 	for axis, n := range [2]int{h, w} {
 		size, k := [2]int{z.fh, z.fw}[axis], [2]int{f.h, f.w}[axis]
 		for i := range size {
@@ -215,24 +208,38 @@ func (b *Backend) circleFor(f *filter, h, w int) *circle {
 	}
 	z.spectrum = make([]float32, 2*z.fh*z.fw)
 	for i, k := range f.k {
-		z.spectrum[2*(int(f.dy[i])*z.fw+int(f.dx[i]))] = k
+		z.spectrum[2*(int(f.dy[i])%z.fh*z.fw+int(f.dx[i])%z.fw)] += k
 	}
 	b.rows(b.transform(z.fw), z.spectrum, z.spectrum, z.fh, 2, false)
-	b.columns(b.transform(z.fh), z.spectrum, z.spectrum, 1, 2*z.fw, false, 1/float64(z.fh*z.fw))
-	f.circle = z
+	b.columns(b.transform(z.fh), z.spectrum, z.spectrum, 1, 2*z.fw, false, 1)
+	*kept = z
 	return z
 }
 
-// convolve is Filter by Fourier transforms: rows forth, columns forth and back with the kernel in between, rows back.
+// convolve is Filter by Fourier transforms.
 func (b *Backend) convolve(a *kernels.Filter) {
 	b.forget()
-	f, c, lanes := a.Kernel.(*filter), a.Src.C, int(b.lv.lanes)
-	z := b.circleFor(f, a.Src.H, a.Src.W)
-	rows, columns := b.transform(z.fw), b.transform(z.fh)
-	in, out := z.mirrored, z.inside
+	z := b.circleFor(a.Kernel.(*filter), a.Src.H, a.Src.W, false)
 	if a.Adjoint {
-		in, out = out, in
+		b.circular(z, a, z.inside, z.mirrored, C.TIMES, 0)
+	} else {
+		b.circular(z, a, z.mirrored, z.inside, C.TIMES_CONJUGATE, 0)
 	}
+}
+
+// Deconvolve is a filter that divides spectra.
+func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
+	b.forget()
+	z := b.circleFor(a.Kernel.(*filter), a.Src.H, a.Src.W, true)
+	b.circular(z, &kernels.Filter{Dst: a.Dst, Src: a.Src, Alpha: 1}, z.inside, z.inside, C.OVER_SQUARE, a.Rho)
+}
+
+// circular is a filter on a circle that is filled by one map and emptied by another: rows forth, columns forth and back
+// with the spectrum in between, rows back.
+func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2][]int32, how C.int, rho float32) {
+	c, lanes := a.Src.C, int(b.lv.lanes)
+	rows, columns := b.transform(z.fw), b.transform(z.fh)
+	alpha := float64(a.Alpha) / float64(z.fh*z.fw)
 	planes, line, pitch := (c+1)/2, z.w*c, 2*z.fw
 	plane := z.h * pitch
 	frame := b.grow(&b.shared, planes*plane)
@@ -247,7 +254,7 @@ func (b *Backend) convolve(a *kernels.Filter) {
 		b.each(planes*tiles, 2*(z.fh+z.h)*lanes+b.room(columns), func(t int, scratch []float32) {
 			x := t % tiles * lanes
 			C.call_circle_columns(b.lv, columns, ptr(frame[t/tiles*plane+2*x:]), C.int(z.h), C.long(pitch), C.int(min(lanes, z.fw-x)),
-				ints(in[0]), ints(out[0]), ptr(z.spectrum[2*x:]), flag(!a.Adjoint), ptr(scratch))
+				ints(in[0]), ints(out[0]), ptr(z.spectrum[2*x:]), how, C.float(rho), ptr(scratch))
 		})
 		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
 			y := t * lanes
@@ -256,7 +263,7 @@ func (b *Backend) convolve(a *kernels.Filter) {
 				more = ptr(add[y*line:])
 			}
 			C.call_circle_out(b.lv, rows, ptr(frame[y*pitch:]), ptr(dst[y*line:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
-				ints(out[1]), C.long(plane), C.float(a.Alpha), more, C.float(a.Beta), ptr(scratch))
+				ints(out[1]), C.long(plane), C.float(alpha), more, C.float(a.Beta), ptr(scratch))
 		})
 	}
 }

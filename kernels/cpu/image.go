@@ -168,7 +168,7 @@ type filter struct {
 	dy, dx         []int32
 	flipDy, flipDx []int32
 	k              []float32
-	circle         *circle // for images of the last size that called for one
+	circle, torus  *circle // for images of the last size that called for one
 }
 
 func (f *filter) Size() (h, w int) { return f.h, f.w }

@@ -73,5 +73,6 @@ func (*plan) Blend(*kernels.Blend)                                           {}
 func (*plan) Dot(_, _, _ kernels.View)                                       {}
 func (*plan) Separable(*kernels.Separable)                                   {}
 func (*plan) Filter(*kernels.Filter)                                         {}
+func (*plan) Deconvolve(*kernels.Deconvolve)                                 {}
 func (*plan) Accelerate(*kernels.Accelerate)                                 {}
 func (*plan) Adam(*kernels.Adam)                                             {}

@@ -65,6 +65,7 @@ typedef struct {
 
 enum { FMA_CHAINS = 12 };
 enum { FFT_RADIX = 61 }; // the largest prime that is a radix
+enum { TIMES, TIMES_CONJUGATE, OVER_SQUARE }; // what circle_columns does with a spectrum
 
 // fft_plan says how to transform one length: by a chain of radices, or as a convolution with a chirp.
 typedef struct fft_plan {
@@ -112,7 +113,7 @@ typedef struct {
 	void (*fft_columns)(const fft_plan *, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch);
 	void (*circle_in)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane, float *scratch);
 	void (*circle_columns)(const fft_plan *, float *plane, int h, long pitch, int columns, const int *in, const int *out,
-		const float *spectrum, int conjugate, float *scratch);
+		const float *spectrum, int how, float rho, float *scratch);
 	void (*circle_out)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane,
 		float alpha, const float *add, float beta, float *scratch);
 } level;

@@ -70,3 +70,41 @@ func (p *pixels) transform(dst, src pair, inverse bool) func(i int) float64 {
 	p.near(dst.got, dst.want, bound)
 	return bound
 }
+
+// deconvolve divides by kernels that are smaller and larger than the image, strongly and weakly regularised.
+func (p *pixels) deconvolve() {
+	for _, rho := range []float32{1e-3, 0.3} {
+		k := kernels.FilterWeights{H: 1 + 2*p.rng.IntN(8), W: 1 + 2*p.rng.IntN(24)}
+		k.K = make([]float32, k.H*k.W)
+		var sum float64
+		for i := range k.K {
+			k.K[i] = float32(p.rng.NormFloat64()) / float32(len(k.K))
+			sum += math.Abs(float64(k.K[i]))
+		}
+		src, dst := p.random(p.shape), p.put(p.shape, nil)
+		got, want := kernels.Deconvolve{Dst: dst.got, Src: src.got, Rho: rho}, kernels.Deconvolve{Dst: dst.want, Src: src.want, Rho: rho}
+		got.Kernel, want.Kernel = p.prepareFilter(p.b, k), p.prepareFilter(p.ref, k)
+		inPlace := p.rng.IntN(2) == 0
+		if inPlace {
+			got.Dst, want.Dst, dst = src.got, src.want, src
+		}
+		p.ref.Deconvolve(&want)
+		p.b.Deconvolve(&got)
+		// Errors spread over the image. Those of the transforms of the image are divided by rho at most. An error e of the
+		// kernel's spectrum moves the quotient by 2 |k| e / (|k|^2 + rho)^2, which is largest where |k|^2 = rho/3.
+		per := p.shape[1] * p.shape[2] * p.shape[3]
+		share := roundings(src.want) * unit * (2/float64(rho) + 0.65*sum/math.Pow(float64(rho), 1.5))
+		bounds := make([]float64, p.shape[0])
+		for n := range bounds {
+			var squares float64
+			for _, x := range src.data[n*per : (n+1)*per] {
+				squares += float64(x) * float64(x)
+			}
+			bounds[n] = share * math.Sqrt(squares/float64(per))
+		}
+		p.near(dst.got, dst.want, func(i int) float64 { return bounds[i/per] })
+		if !inPlace {
+			p.untouched(src)
+		}
+	}
+}

@@ -24,7 +24,7 @@ func Image(t *testing.T, b kernels.Backend) {
 			run  func(*pixels)
 		}{
 			{"Blend", (*pixels).blend}, {"Dot", (*pixels).dot}, {"Separable", (*pixels).separable},
-			{"Filter", (*pixels).filter}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
+			{"Filter", (*pixels).filter}, {"Deconvolve", (*pixels).deconvolve}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
 			{"Fourier", (*pixels).fourier},
 		} {
 			p.what = fmt.Sprintf("%s, seed %d, shape %v", c.name, seed, p.shape)
@@ -407,6 +407,18 @@ func (p *pixels) separable() {
 	}
 }
 
+func (p *pixels) prepareFilter(b kernels.Backend, k kernels.FilterWeights) kernels.PreparedFilter {
+	p.t.Helper()
+	f, err := b.PrepareFilter(k)
+	if err != nil {
+		p.t.Fatalf("%s: %v", p.what, err)
+	}
+	if h, w := f.Size(); h != k.H || w != k.W {
+		p.errorf("prepared filter is %d x %d, expected %d x %d", h, w, k.H, k.W)
+	}
+	return f
+}
+
 func (p *pixels) filter() {
 	for _, adjoint := range []bool{false, true} {
 		// Up to 15 x 15 taps, sometimes 47 x 47, and often larger than the image: the mirror folds any index.
@@ -425,22 +437,12 @@ func (p *pixels) filter() {
 			}
 		}
 		src, dst, add := p.random(p.shape), p.put(p.shape, nil), p.maybe(p.shape)
-		prepare := func(b kernels.Backend, k kernels.FilterWeights) kernels.PreparedFilter {
-			f, err := b.PrepareFilter(k)
-			if err != nil {
-				p.t.Fatalf("%s: %v", p.what, err)
-			}
-			if h, w := f.Size(); h != k.H || w != k.W {
-				p.errorf("prepared filter is %d x %d, expected %d x %d", h, w, k.H, k.W)
-			}
-			return f
-		}
 		got := kernels.Filter{
-			Dst: dst.got, Src: src.got, Kernel: prepare(p.b, k), Adjoint: adjoint,
+			Dst: dst.got, Src: src.got, Kernel: p.prepareFilter(p.b, k), Adjoint: adjoint,
 			Alpha: float32(p.rng.NormFloat64()), Add: add.got, Beta: float32(p.rng.NormFloat64()),
 		}
 		want := got
-		want.Dst, want.Src, want.Add, want.Kernel = dst.want, src.want, add.want, prepare(p.ref, k)
+		want.Dst, want.Src, want.Add, want.Kernel = dst.want, src.want, add.want, p.prepareFilter(p.ref, k)
 		sources := []pair{src}
 		if add.got.Present() && p.rng.IntN(2) == 0 {
 			got.Dst, want.Dst = add.got, add.want
@@ -450,7 +452,7 @@ func (p *pixels) filter() {
 		}
 		mag := want
 		mag.Dst, mag.Src, mag.Add = p.blank(p.shape), p.magnitude(src), p.magnitude(add)
-		mag.Kernel = prepare(p.ref, kernels.FilterWeights{H: k.H, W: k.W, K: abs(k.K)})
+		mag.Kernel = p.prepareFilter(p.ref, kernels.FilterWeights{H: k.H, W: k.W, K: abs(k.K)})
 		mag.Alpha, mag.Beta = float32(math.Abs(float64(mag.Alpha))), float32(math.Abs(float64(mag.Beta)))
 		p.ref.Filter(&mag)
 		p.ref.Filter(&want)

@@ -23,15 +23,48 @@ func (*Backend) Fourier(f *kernels.Fourier) {
 				z[y*w+x] = complex(float64(src[at(y, x)]), float64(src[at(y, x)+1]))
 			}
 		}
-		for y := range h {
-			copy(z[y*w:], dft(z[y*w:], w, 1, sign))
-		}
-		for x := range w {
-			for y, v := range dft(z[x:], h, w, sign) {
-				dst[at(y, x)], dst[at(y, x)+1] = float32(real(v*scale)), float32(imag(v*scale))
-			}
+		for i, v := range dft2(z, h, w, sign) {
+			dst[at(i/w, i%w)], dst[at(i/w, i%w)+1] = float32(real(v*scale)), float32(imag(v*scale))
 		}
 	})
+}
+
+// Deconvolve implements kernels.Image.
+func (*Backend) Deconvolve(d *kernels.Deconvolve) {
+	src, dst, h, w, c, f := floats(d.Src), floats(d.Dst), d.Src.H, d.Src.W, d.Src.C, d.Kernel.(*filter)
+	kernel := make([]complex128, h*w)
+	for i, v := range f.K {
+		kernel[i/f.W%h*w+i%f.W%w] += complex(float64(v), 0)
+	}
+	k := dft2(kernel, h, w, -1)
+	each(d.Src.N*c, func(plane int) {
+		at := func(i int) int { return (plane/c*h*w+i)*c + plane%c }
+		z := make([]complex128, h*w)
+		for i := range z {
+			z[i] = complex(float64(src[at(i)]), 0)
+		}
+		z = dft2(z, h, w, -1)
+		for i := range z {
+			z[i] /= complex(real(k[i])*real(k[i])+imag(k[i])*imag(k[i])+float64(d.Rho), 0)
+		}
+		for i, v := range dft2(z, h, w, 1) {
+			dst[at(i)] = float32(real(v) / float64(h*w))
+		}
+	})
+}
+
+// dft2 transforms an image along rows and columns.
+func dft2(x []complex128, h, w int, sign float64) []complex128 {
+	z := make([]complex128, h*w)
+	for y := range h {
+		copy(z[y*w:], dft(x[y*w:], w, 1, sign))
+	}
+	for x := range w {
+		for y, v := range dft(z[x:], h, w, sign) {
+			z[y*w+x] = v
+		}
+	}
+	return z
 }
 
 // dft transforms elements 0, step, 2 step, ... n of them, by the smallest prime factor p of n (Cooley and Tukey 1965):
