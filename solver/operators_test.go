@@ -195,6 +195,17 @@ func TestPreconditioned(t *testing.T) {
 	}
 }
 
+// relL2 is |got - want| / |want|.
+func relL2(got, want []float32) float64 {
+	var diff, norm float64
+	for i := range want {
+		d := float64(got[i]) - float64(want[i])
+		diff += d * d
+		norm += float64(want[i]) * float64(want[i])
+	}
+	return math.Sqrt(diff / norm)
+}
+
 // minimiser solves (A^T A + rho) d = A^T (y - A x0) in float64 and returns x0 + d.
 func minimiser(k *BlurKernel, shape [4]int, x0, y []float32, rho float64) []float32 {
 	h, w, c := shape[1], shape[2], shape[3]
