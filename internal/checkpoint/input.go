@@ -42,6 +42,10 @@ func (m *Model) read(path string) (*input, error) {
 		return nil, err
 	}
 	m.closers = append(m.closers, f)
+	return inputOf(f)
+}
+
+func inputOf(f *weights.File) (*input, error) {
 	r := &input{path: f.Path(), values: map[string]any{}}
 	for _, name := range f.Names() {
 		t, _ := f.Tensor(name)

@@ -133,6 +133,29 @@ func Open(path string, o Options) (m *Model, err error) {
 	return m, m.file(f, o)
 }
 
+// Converted takes files that the converter wrote and that are open already. They are the model's: Close closes them, and so
+// does an error.
+func Converted(files ...*weights.File) (*Model, error) {
+	m := &Model{}
+	for _, f := range files {
+		m.closers = append(m.closers, f)
+	}
+	for _, f := range files {
+		r, err := inputOf(f)
+		if err == nil && r.info == nil {
+			err = fail(ErrConfig, "the file was not converted: it does not tell what it is")
+		}
+		if err == nil {
+			err = m.converted(r, Options{})
+		}
+		if err != nil {
+			m.Close()
+			return nil, in(f.Path(), err)
+		}
+	}
+	return m, nil
+}
+
 // convertedParts finds what the converter made of an input of several networks: a file for each role.
 func convertedParts(dir string) []string {
 	var parts []string

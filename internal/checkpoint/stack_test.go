@@ -134,6 +134,30 @@ func TestConvertedFolder(t *testing.T) {
 	require.ErrorIs(t, err, ErrScale)
 
 	refused(t, dir, Options{Preset: "ldm-ffhq-vq4"}, ErrConfig, "leave it away")
+
+	files := func(names ...string) (list []*weights.File) {
+		for _, name := range names {
+			f, err := weights.Open(name)
+			require.NoError(t, err)
+			list = append(list, f)
+		}
+		return list
+	}
+	list := files(filepath.Join(dir, "unet.safetensors"), filepath.Join(dir, "first_stage.safetensors"))
+	m, err = Converted(list...)
+	require.NoError(t, err)
+	for i, c := range again.Components {
+		require.Equal(t, c.Role, m.Components[i].Role)
+		requireSame(t, c.Tensors, m.Components[i].Tensors)
+	}
+	require.NoError(t, m.Close())
+	list = files(filepath.Join(dir, "unet.safetensors"), save(t, latentCheckpoint(t)))
+	_, err = Converted(list...)
+	require.ErrorIs(t, err, ErrConfig)
+	for _, f := range list {
+		require.Empty(t, f.Names(), "it is closed")
+	}
+
 	unet, stage := filepath.Join(dir, "unet.safetensors"), filepath.Join(dir, "first_stage.safetensors")
 	require.NoError(t, os.Rename(stage, filepath.Join(dir, "old")))
 	data, err := os.ReadFile(unet)
