@@ -42,8 +42,9 @@ func newBench() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one denoiser call, or one decoding of latents",
-		Long: `bench times the forward pass of a prior, or the decoder of a first stage: one call to warm up, then --runs calls. GFLOP counts
-convolutions and attention as they are written, whatever algorithm computes them. Decoders get latents as they are: none is
+		Long: `bench times the forward pass of a prior, of a latent one on the latents of a picture of --size, or the decoder of a first
+stage: one call to warm up, then --runs calls. GFLOP counts convolutions and attention as they are written, whatever
+algorithm computes them. Decoders get latents as they are: none is
 looked up in a code book, which other programs' decoders do not do either. Their --size is that of the picture that comes out.
 
 --layers adds a table of the layers in the network's order, each with the least time of its calls, so that they add up to
@@ -51,6 +52,7 @@ less than one call of the network, and a table of the kinds of layers. Both tell
 results, each moved once) and their shares of what the machine was measured to do at most: an algorithm that saves
 operations can exceed the former, data that stay in the caches the latter.`,
 		Example: `  spin-native bench
+  spin-native bench --model photo-latent
   spin-native bench --model ffhq_10m
   spin-native bench --layers --runs 20
   spin-native bench --model sd-vae --size 512
@@ -123,7 +125,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 	}
 	dev.register(c)
 	memory.register(c)
-	c.Flags().StringVar(&model, "model", "photo", "photo (built in), a `FILE` with a prior, or with a first stage alone, or a network's name, for random weights: ffhq_10m, imagenet256, sd-vae, ldm-ffhq-vq4 (its first stage), ...")
+	c.Flags().StringVar(&model, "model", "photo", "photo or photo-latent (built in), a `FILE` with a prior, or with a first stage alone, or a network's name, for random weights: ffhq_10m, imagenet256, sd-vae, ldm-ffhq-vq4 (its first stage), ...")
 	c.Flags().IntVar(&size, "size", 256, "edge of the picture in pixels")
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")

@@ -16,7 +16,6 @@ import (
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
-	"github.com/spin-native/spin/weights/photo"
 )
 
 // infoReport is what --json prints about a file.
@@ -97,11 +96,13 @@ func newInfo() *cobra.Command {
 		Short: "Tell what a file of weights or a measurement holds",
 		Long: `info tells what a file or folder holds: networks with family, configuration, number of parameters and memory to run, and
 which of that is a guess; or a measurement with its operator and noise. It reads converted files, safetensors, .pt and .ckpt
-and diffusers folders, and runs nothing that is in them. FILE "photo" is the built-in prior.
+and diffusers folders, and runs nothing that is in them. FILE "photo" is the built-in prior, "photo-latent" the
+built-in latent one.
 
 Of a prior it tells what one call takes on a picture of --size, and how a first stage would get along with the memory that
 there is, or with --max-memory. A whole reconstruction takes little more.`,
 		Example: `  spin-native info photo
+  spin-native info photo-latent
   spin-native info --tensors ffhq_10m.pt
   spin-native info --size 4096 --max-memory 8000 model.ckpt
   spin-native info y.safetensors`,
@@ -139,20 +140,7 @@ there is, or with --max-memory. A whole reconstruction takes little more.`,
 // inspect reads a file. The closer ends the tensors of the report.
 func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 	r = &infoReport{File: name}
-	if name == builtin {
-		f, err := photo.Open()
-		if err != nil {
-			return nil, nil, err
-		}
-		info, err := f.Info()
-		if err != nil {
-			return nil, nil, err
-		}
-		r.Kind, r.Components = "networks", []componentTable{tabulate(checkpoint.RoleUNet, &info, tensorsOf(f))}
-		r.stack(checkpoint.NewStack(checkpoint.Component{Info: info}, nil))
-		return r, f, r.memory()
-	}
-	if f, err := weights.Open(name); err == nil {
+	if f, err := weights.Open(name); err == nil && !isBuiltin(name) {
 		if solver.IsMeasurement(f) {
 			r.Kind = "measurement"
 			if r.measurement, err = solver.ReadMeasurement(f); err != nil {
@@ -163,7 +151,7 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 		}
 		f.Close()
 	}
-	m, err := checkpoint.Open(name, checkpoint.Options{Preset: preset})
+	m, err := openModel(name, checkpoint.Options{Preset: preset})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -228,14 +216,6 @@ func (r *infoReport) memory() error {
 		}
 	}
 	return nil
-}
-
-func tensorsOf(f *weights.File) (list []weights.Tensor) {
-	for _, n := range f.Names() {
-		t, _ := f.Tensor(n)
-		list = append(list, t)
-	}
-	return list
 }
 
 func tabulate(role string, info *weights.Info, list []weights.Tensor) componentTable {

@@ -174,9 +174,6 @@ func TestLatentRefusals(t *testing.T) {
 			require.NoFileExists(t, out)
 		})
 	}
-	code, _, errs := spin(t, "bench", "--model", latentPrior(t))
-	require.Equal(t, 1, code)
-	require.Contains(t, errs, "latent prior")
 	require.Contains(t, ok(t, "info", text), "conditioned on texts")
 }
 
@@ -407,5 +404,64 @@ func TestPixelUNet(t *testing.T) {
 		code, _, errs := spin(t, append(append(append(args, "-o", filepath.Join(dir, "none.png"), in), "--prior"), c.prior...)...)
 		require.Equal(t, c.code, code, errs)
 		require.Contains(t, errs, c.want)
+	}
+}
+
+// TestPhotoLatentPrior is the latent way from end to end, on a small crop of a photo that the prior was not trained on: the
+// result is better than the measurement.
+func TestPhotoLatentPrior(t *testing.T) {
+	size, tasks := 96, map[string]struct {
+		args []string
+		gain float64 // dB over the measurement
+	}{
+		"denoise": {[]string{"--task", "denoise", "--sigma", "0.2"}, 5.5}, // weights at random gain up to 4.8
+		"sr":      {[]string{"--task", "sr", "--scale", "4", "--sigma", "0.05"}, 1},
+		"inpaint": {[]string{"--task", "inpaint", "--mask", "scratches:5:3"}, 8},
+	}
+	if cpu.Levels()[0] == "ref" { // which takes a minute for all of it
+		size = 48
+		delete(tasks, "sr")
+		delete(tasks, "inpaint")
+	}
+	dir := t.TempDir()
+	truth := demoCrop(t, dir, size)
+	for name, c := range tasks {
+		y, out := filepath.Join(dir, name+".safetensors"), filepath.Join(dir, name+".png")
+		ok(t, append([]string{"degrade", "--save-measurement", y, truth}, c.args...)...)
+		var r reconstructReport
+		text := ok(t, "reconstruct", "--prior", builtinLatent, "--preset", "fast", "--json", "--truth", truth, "-o", out, y)
+		require.NoError(t, json.Unmarshal([]byte(text), &r), text)
+		require.NotNil(t, r.FirstStage)
+		require.Greater(t, r.Result[0].PSNR, r.Measured.PSNR+c.gain, "%s: %+v -> %+v", name, r.Measured, r.Result)
+		t.Logf("%s: %+v -> %+v", name, r.Measured, r.Result)
+	}
+
+	var r infoReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "info", "--json", builtinLatent)), &r))
+	require.True(t, r.Prior.Latent)
+	require.Equal(t, []int{4, 16}, []int{r.Prior.Downsampling, r.Prior.Multiple})
+	require.Empty(t, r.Prior.Problem)
+	require.Empty(t, r.Notes)
+}
+
+// TestDemoLatent: the demonstration with latents tells what the first stage alone costs, which is not much.
+func TestDemoLatent(t *testing.T) {
+	dir := t.TempDir()
+	code, _, errs := spin(t, "demo", "--latent", "--prior", "photo", "-o", dir)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--latent is --prior photo-latent")
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("the reference backend takes minutes for this")
+	}
+	var lines []demoLine
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "demo", "--latent", "--steps", "4", "--json", "-o", dir)), &lines))
+	require.Len(t, lines, 1+len(demoTasks))
+	require.Nil(t, lines[0].Measured)
+	require.Greater(t, lines[0].Result.PSNR, 31.)
+	for _, l := range lines {
+		require.FileExists(t, l.File)
+	}
+	for _, l := range lines[1:] {
+		require.NotNil(t, l.Measured)
 	}
 }

@@ -68,6 +68,7 @@ func newRoot() *cobra.Command {
 		Long: `spin-native repairs damaged pictures: it fills in what is missing, sharpens what is blurred, enlarges what is small and
 removes noise. It needs nothing besides this one file: a prior for photographs is built in.`,
 		Example: `  spin-native demo -o demo                                        see what it does
+  spin-native demo --latent                                       and how, with a prior that works on latents
   spin-native reconstruct --task inpaint --mask scratches.png -o whole.png scratched.png
   spin-native reconstruct --task sr --scale 4 -o big.png small.png
   spin-native reconstruct --task deblur --kernel k.png -o sharp.png shaken.png

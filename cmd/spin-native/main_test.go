@@ -535,6 +535,21 @@ func TestBench(t *testing.T) {
 	require.Contains(t, text, "GFLOP/s")
 }
 
+// TestBenchLatent: of a latent prior the UNet is timed, on latents as large as those of the picture.
+func TestBenchLatent(t *testing.T) {
+	var r benchReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "bench", "--json", "--layers", "--runs", "1", "--size", "60", "--model", builtinLatent)), &r))
+	gflop := 0.
+	for _, l := range r.Profile.Layers {
+		gflop += l.GFLOP
+	}
+	require.InDelta(t, r.GFLOP, gflop, 1e-9)
+	padded := benchReport{}
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "bench", "--json", "--runs", "1", "--size", "64", "--model", builtinLatent)), &padded))
+	require.Equal(t, padded.GFLOP, r.GFLOP)
+	require.NotEmpty(t, ok(t, "bench", "--runs", "1", "--size", "24", "--model", latentPrior(t)))
+}
+
 // TestBenchDecoder: what has no prior is timed by its first stage's decoder, without the encoder.
 func TestBenchDecoder(t *testing.T) {
 	var r benchReport
@@ -560,20 +575,27 @@ func TestBenchDecoder(t *testing.T) {
 	require.NotContains(t, errText, "bands")
 }
 
+// demoCrop writes a square of the demonstration's photo.
+func demoCrop(t *testing.T, dir string, size int) string {
+	t.Helper()
+	full, err := imagefile.Decode("photo", demoPhoto, imagefile.Limits{})
+	require.NoError(t, err)
+	crop := imagefile.New(size, size)
+	for y := range size {
+		copy(crop.Pix[y*size*3:][:size*3], full.Pix[((y+60)*full.W+70)*3:])
+	}
+	path := filepath.Join(dir, "truth.png")
+	require.NoError(t, imagefile.Write(path, crop, false))
+	return path
+}
+
 // TestPhotoPrior is the program's main job on a small crop: the built-in prior makes the picture better.
 func TestPhotoPrior(t *testing.T) {
 	if cpu.Levels()[0] == "ref" {
 		t.Skip("the reference backend takes minutes for this")
 	}
 	dir := t.TempDir()
-	full, err := imagefile.Decode("photo", demoPhoto, imagefile.Limits{})
-	require.NoError(t, err)
-	crop := imagefile.New(96, 96)
-	for y := range 96 {
-		copy(crop.Pix[y*96*3:][:96*3], full.Pix[((y+60)*full.W+70)*3:])
-	}
-	truth := filepath.Join(dir, "truth.png")
-	require.NoError(t, imagefile.Write(truth, crop, false))
+	truth := demoCrop(t, dir, 96)
 	for name, c := range map[string]struct {
 		args []string
 		gain float64 // dB over the measurement

@@ -17,12 +17,11 @@ import (
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
-	"github.com/spin-native/spin/weights/photo"
 )
 
 // priorFlags say what pictures look like.
 type priorFlags struct {
-	path       string // "photo", or a file or folder
+	path       string // of a built-in prior its name; a file or folder
 	preset     string
 	firstStage string // a file or folder, in place of the prior's own
 	scale      int    // of the first stage, where its user knows; 0: what the files tell
@@ -31,13 +30,12 @@ type priorFlags struct {
 }
 
 const (
-	builtin    = "photo"
 	familyUNet = checkpoint.FamilyGuided
 	noLabel    = -1
 )
 
 func (f *priorFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.path, "prior", builtin, "what pictures look like: photo (built in), or a `FILE` or folder: converted, .safetensors, .pt, .ckpt or of diffusers; a latent one with its first stage")
+	c.Flags().StringVar(&f.path, "prior", builtin, "what pictures look like: photo or photo-latent (built in), or a `FILE` or folder: converted, .safetensors, .pt, .ckpt or of diffusers; a latent one with its first stage")
 	c.Flags().StringVar(&f.preset, "prior-preset", "", "what a raw checkpoint does not tell, by its model's `NAME`: "+strings.Join(checkpoint.PresetNames(), ", "))
 	c.Flags().StringVar(&f.firstStage, "first-stage", "", "the first stage of a latent prior, where another `FILE` or folder holds it")
 	c.Flags().IntVar(&f.scale, "first-stage-scale", 0, "the first stage shrinks pictures `N` times, and so did the one that the prior was trained with: where the sizes that both were trained on speak against it")
@@ -94,10 +92,8 @@ func (f priorFlags) open() (p *priorFile, err error) {
 		return p, fmt.Errorf("%s: %w", f.path, err)
 	}
 	p.info = unet.Info
-	if p.weights == nil {
-		if p.weights, err = weights.FromTensors(f.path, unet.Tensors, nil); err != nil {
-			return p, err
-		}
+	if p.weights, err = weights.FromTensors(f.path, unet.Tensors, nil); err != nil {
+		return p, err
 	}
 	if stage != nil {
 		if p.stage, err = weights.FromTensors("first stage", stage.Tensors, nil); err != nil {
@@ -134,32 +130,22 @@ func (f priorFlags) tell(unet *weights.Info, staged bool) error {
 
 // components finds the UNet, and the first stage if there is one, in the files. p closes them.
 func (f priorFlags) components(p *priorFile) (unet checkpoint.Component, stage *checkpoint.Component, err error) {
-	if f.path == builtin {
-		if p.weights, err = photo.Open(); err != nil {
-			return unet, nil, err
-		}
-		p.closers = append(p.closers, p.weights)
-		unet.Role = checkpoint.RoleUNet
-		unet.Info, err = p.weights.Info()
-	} else {
-		m, err := checkpoint.Open(f.path, checkpoint.Options{Preset: f.preset})
-		if err != nil {
-			return unet, nil, err
-		}
-		p.closers = append(p.closers, m)
-		var ok bool
-		if unet, ok = m.Component(checkpoint.RoleUNet); !ok {
-			return unet, nil, fmt.Errorf("%s holds no UNet", f.path)
-		}
-		if c, ok := m.Component(checkpoint.RoleFirstStage); ok {
-			stage = &c
-		}
-	}
-	if err != nil || f.firstStage == "" {
-		return unet, stage, err
-	}
-	m, err := checkpoint.Open(f.firstStage, checkpoint.Options{})
+	m, err := openModel(f.path, checkpoint.Options{Preset: f.preset})
 	if err != nil {
+		return unet, nil, err
+	}
+	p.closers = append(p.closers, m)
+	unet, ok := m.Component(checkpoint.RoleUNet)
+	if !ok {
+		return unet, nil, fmt.Errorf("%s holds no UNet", f.path)
+	}
+	if c, ok := m.Component(checkpoint.RoleFirstStage); ok {
+		stage = &c
+	}
+	if f.firstStage == "" {
+		return unet, stage, nil
+	}
+	if m, err = openModel(f.firstStage, checkpoint.Options{}); err != nil {
 		return unet, nil, err
 	}
 	p.closers = append(p.closers, m)

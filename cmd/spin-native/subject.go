@@ -27,7 +27,7 @@ type subject interface {
 func openSubject(name string) (subject, error) {
 	preset, named := checkpoint.FindPreset(name)
 	switch {
-	case name == builtin:
+	case isBuiltin(name):
 	case named && preset.UNet != nil && preset.UNet.Family == familyUNet:
 		config, err := nn.ParseUNetConfig(preset.UNet.Model)
 		if err != nil {
@@ -39,8 +39,7 @@ func openSubject(name string) (subject, error) {
 	}
 	p, err := priorFlags{path: name, label: noLabel}.open()
 	if err == nil && p.latent() {
-		p.close()
-		return nil, fmt.Errorf("bench: %s is a latent prior: only its decoder and networks that work on pictures are timed by this version", name)
+		return latentSubject{p}, nil
 	}
 	if err == nil {
 		return denoiserSubject{p}, nil
@@ -57,18 +56,44 @@ func openSubject(name string) (subject, error) {
 type denoiserSubject struct{ *priorFile }
 
 func (s denoiserSubject) load(d *tensor.Device, _ nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
-	net, err := s.priorFile.load(d, edge)
+	return s.calls(d, n, edge, 3, trace)
+}
+
+// calls builds the network and returns one call of it on n images of edge x edge.
+func (p *priorFile) calls(d *tensor.Device, n, edge, channels int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
+	net, err := p.load(d, edge)
 	if err != nil {
 		return nil, err
 	}
 	*net.trace = trace
-	labels := make([]int, n*min(s.stack.Classes, 1))
-	x := ramp(d, n, edge, edge, 3)
-	return func() (*tensor.Tensor, error) {
-		out := net.predict(x, 200, labels)
+	labels := make([]int, n*min(p.stack.Classes, 1))
+	x := ramp(d, n, edge, edge, channels)
+	return func() (out *tensor.Tensor, err error) {
+		defer tensor.Catch(&err)
+		out = net.predict(x, 200, labels)
 		trace("out", out)
 		return out, nil
 	}, nil
+}
+
+// latentSubject is one call of a latent prior's UNet, on the latents of pictures.
+type latentSubject struct{ *priorFile }
+
+// latents is how many of them a picture of n pixels has in one direction.
+func (s latentSubject) latents(n int) int {
+	m := s.stack.Multiple
+	return (n + m - 1) / m * m / s.stack.Downsampling
+}
+
+// tilings are for first stages.
+func (s latentSubject) tilings(h, w int) []nn.Tiling { return []nn.Tiling{{}} }
+
+func (s latentSubject) cost(o cpu.Options, _ nn.Tiling, n, h, w int) (dryrun.Cost, error) {
+	return checkpoint.LatentCost(o, s.weights, *s.stack.Latent, n, s.latents(h), s.latents(w))
+}
+
+func (s latentSubject) load(d *tensor.Device, _ nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
+	return s.calls(d, n, s.latents(edge), s.stack.Latent.InChannels, trace)
 }
 
 // decoderSubject is one call of a first stage's decoder.

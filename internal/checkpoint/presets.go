@@ -40,6 +40,7 @@ var presets = index(
 		ModelChannels: 32, NumResBlocks: 1, ChannelMult: []float64{1, 2, 3, 4},
 		AttentionResolutions: []int{8}, NumHeadChannels: 32,
 	}).with("1", "Apache-2.0"),
+	photoLatent().with("1", "Apache-2.0"),
 
 	// The face prior of DPS and its successors.
 	guidedPreset("ffhq_10m", 256, linear, nn.UNetConfig{
@@ -130,7 +131,11 @@ func imagenet256(name string, classes int) Preset {
 }
 
 func (p Preset) with(version, license string) Preset {
-	p.UNet.Version, p.UNet.License = version, license
+	for _, i := range []*weights.Info{p.UNet, p.FirstStage} {
+		if i != nil {
+			i.Version, i.License = version, license
+		}
+	}
 	return p
 }
 
@@ -199,6 +204,20 @@ func upstreamAutoencoder(z int, mult ...int) nn.AutoencoderConfig {
 		c.Channels = append(c.Channels, 128*m)
 	}
 	return c
+}
+
+// photoLatent is the built-in latent prior, as tools/train_latent.py builds it. Its scale factor is beside the weights.
+func photoLatent() Preset {
+	const name, channels = "photo-latent", 8
+	u := upstreamUNet(48, []int{1, 2, 2}, []int{2}, nn.AttendSelf)
+	u.NumResBlocks, u.UseScaleShiftNorm, u.Heads = 1, true, []int{1, 1, 3}
+	u.NormGroups, u.MiddleNormGroups = 8, 8
+	stage := newInfo(FamilyTiny, name, 256, ldmLinear, nn.TinyConfig{
+		InChannels: 3, OutChannels: 3, EncoderBlockOutChannels: []int{48, 48, 48}, DecoderBlockOutChannels: []int{48, 48, 48},
+		NumEncoderBlocks: []int{0, 1, 3}, NumDecoderBlocks: []int{3, 2, 1}, LatentChannels: channels, LatentMagnitude: 3, LatentShift: 0.5,
+		UpsamplingScalingFactor: 2, ScaleFactor: 1,
+	})
+	return Preset{Name: name, UNet: latentUNet(name, channels, 64, ldmLinear, u), FirstStage: &stage}
 }
 
 func vqF4(name string) *weights.Info {
