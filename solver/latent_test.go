@@ -514,9 +514,13 @@ func TestLatentDefaults(t *testing.T) {
 			for _, sigma := range []float64{0, 0.01, 0.05, 0.5} {
 				s := LatentDefaults(p.Operator, sigma, schedule)
 				require.Equal(t, ends, [2]int{s.TEnd, s.TLow})
-				require.Equal(t, [2]int{2, 5}, [2]int{s.Every, s.Inner2.Steps})
+				require.Equal(t, [2]int{2, 10}, [2]int{s.Every, s.Inner2.Steps})
 				require.Equal(t, sigma < 0.03, s.Final)
-				require.Equal(t, Defaults(taskOf(p.Operator), sigma, schedule).TStar, s.TStar)
+				ratio := schedule.NoiseToSignal(Defaults(taskOf(p.Operator), sigma, schedule).TStar)
+				if kind == "inpaint" {
+					ratio /= 2
+				}
+				require.Equal(t, schedule.Nearest(ratio), s.TStar)
 				plain := 0
 				for _, at := range Grid(s.TStar, s.TLow, s.P, s.Power) {
 					if at < s.TEnd {
