@@ -23,9 +23,10 @@ func main() {
 	photos := flag.String("photos", "", "folder of *_256.png")
 	sheets := flag.String("sheets", "", "folder for the side-by-side pictures")
 	preset := flag.String("preset", "default", "fast, default or best")
+	prior := flag.String("prior", "photo", "as of spin-native reconstruct")
 	only := flag.String("task", "", "only tasks whose name contains this")
 	flag.Parse()
-	if err := run(*photos, *sheets, *preset, *only); err != nil {
+	if err := run(*photos, *sheets, *preset, *prior, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "quality:", err)
 		os.Exit(1)
 	}
@@ -40,7 +41,7 @@ func (s *score) String() string {
 	return fmt.Sprintf("%.2f / %.3f", s.PSNR, s.SSIM)
 }
 
-func run(photos, sheets, preset, only string) error {
+func run(photos, sheets, preset, prior, only string) error {
 	list, err := filepath.Glob(filepath.Join(photos, "*_256.png"))
 	if err != nil || len(list) == 0 {
 		return fmt.Errorf("no *_256.png in %q", photos)
@@ -87,7 +88,7 @@ func run(photos, sheets, preset, only string) error {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 			sheet := filepath.Join(sheets, strings.NewReplacer(" ", "-", ",", "", "/", "-", "%", "").Replace(t.name)+"-"+name+".png")
-			cmd := exec.Command(program, "reconstruct", "--force", "--json", "--preset", preset, "--truth", photo, "--compare", sheet, "-o", out, y)
+			cmd := exec.Command(program, "reconstruct", "--force", "--json", "--preset", preset, "--prior", prior, "--truth", photo, "--compare", sheet, "-o", out, y)
 			cmd.Stderr = os.Stderr
 			text, err := cmd.Output()
 			if err != nil {
