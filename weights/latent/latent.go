@@ -9,7 +9,7 @@
 //	defer firstStage.Close()
 //
 // The first stage is an AutoencoderTiny of diffusers that makes 8 channels of 4x4 RGB pixels in [-1,1], the UNet a small one of
-// latent-diffusion; together they take pictures of any size divisible by 16. They were trained for an hour, on
+// latent-diffusion; together they take pictures of any size divisible by 16. They were trained within an hour, on
 // drawn pictures and a handful of photos, and are here so that the latent way through the solver can be run, tried and tested
 // without a download. A prior that works on pictures, package photo's, does better at nearly everything.
 //
