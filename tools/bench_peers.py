@@ -344,7 +344,7 @@ class Spin:
 
     def __init__(self, a, folder):
         self.command = [a.spin, "bench", "--json", "--model", a.weights, "--size", str(a.size), "--threads", str(a.threads),
-                        "--runs", str(a.runs)]
+                        "--runs", str(a.runs)] + (["--max-memory", str(a.max_memory)] if a.max_memory else [])
         self.facts = dict(rel_l2=self.check(a, folder), peak_rss_mb=0)
         self.ms = []
 
@@ -419,6 +419,7 @@ def arguments():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--turns", type=int, default=5)
     p.add_argument("--runs", type=int, default=3, help="timed calls per turn")
+    p.add_argument("--max-memory", type=int, default=0, metavar="MB", help="for spin-native's decoders, which then run in bands")
     p.add_argument("--peers", default=",".join(PEERS), help="default: all")
     p.add_argument("--work", metavar="DIR", default=os.path.join(tempfile.gettempdir(), "spin-peers"),
                    help="where weights and exports stay (default: %(default)s)")

@@ -68,7 +68,7 @@ func (s shape) cost(lanes, pixels float64) float64 {
 
 // keep is what the packed weights cost: they stream through the caches at every call, and they fill memory. A form must save
 // this much time for each of their bytes.
-func (s shape) keep(lanes float64) float64 { return 0.8 * 4 * float64(s.weights()) * 16 / lanes }
+func (s shape) keep(lanes float64) float64 { return 2.1 * 4 * float64(s.weights()) * 16 / lanes }
 
 // briefLeast is the number of input channels from which bfloat16 is used where it was asked for: fewer would mostly multiply
 // the zeros that fill a tile, and there are few such layers.
