@@ -20,6 +20,7 @@ var below = map[string][]string{
 	"kernels":            {},
 	"kernels/ref":        {"kernels"},
 	"kernels/cpu":        {"kernels", "kernels/ref"}, // ref: the fallback without cgo
+	"kernels/cuda":       {"kernels", "internal/lazycuda"},
 	"kernels/kerneltest": {"kernels", "kernels/ref"},
 	"tensor":             {"kernels"},
 	"weights":            {"tensor", "internal/atomicfile"},
@@ -55,7 +56,7 @@ func list(t *testing.T, args ...string) []pkg {
 }
 
 func TestImportsPointDownward(t *testing.T) {
-	for _, p := range list(t, "./...") {
+	for _, p := range append(list(t, "./..."), list(t, "-tags=cuda", "./...")...) {
 		name := strings.TrimPrefix(p.ImportPath, module)
 		require.NotEmpty(t, p.Doc, "package %s has no package comment", name)
 		allowed, library := below[name]

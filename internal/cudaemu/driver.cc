@@ -1,0 +1,457 @@
+// A stand-in for libcuda.so.1 for tests on machines without a GPU. It runs the
+// kernels compiled for the host by name. It is as unforgiving as it can be:
+//  - work is queued, and done only when something waits for it, so a missing
+//    synchronisation shows as stale data;
+//  - fresh memory holds NaNs; device memory is plain heap memory, one block an
+//    allocation, so a build with -fsanitize=address sees overruns in kernels;
+//  - calls without a current context on the calling OS thread fail, as do bad
+//    launch shapes, kernels missing in the loaded image, and images without
+//    code for the pretended device.
+#include <cuda.h>
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+#include "cuemu.h"
+
+#define API extern "C" __attribute__((visibility("default"))) CUresult
+
+namespace {
+using Op = std::function<CUresult()>;
+std::recursive_mutex mu;
+#define LOCK std::lock_guard<std::recursive_mutex> lock(mu)
+
+bool inited;
+CUresult sticky = CUDA_SUCCESS;
+int env(const char* n, int d) { const char* s = getenv(n); return s ? atoi(s) : d; }
+int cc() { static int v = env("CUEMU_CC", 90); return v; }
+size_t memory() { static size_t v = (size_t)env("CUEMU_MEMORY_MB", 4096) << 20; return v; }
+bool trace() { static bool v = env("CUEMU_TRACE", 0); return v; }
+
+CUresult fail(CUresult r, const char* fmt, ...) __attribute__((format(printf, 2, 3)));
+CUresult fail(CUresult r, const char* fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  fprintf(stderr, "cudaemu: error %d: ", (int)r);
+  vfprintf(stderr, fmt, ap);
+  fputc('\n', stderr);
+  va_end(ap);
+  return r;
+}
+std::map<uintptr_t, size_t> dev_mem, host_mem;
+bool inside(const std::map<uintptr_t, size_t>& m, uintptr_t p, size_t n, uintptr_t* base = nullptr, size_t* size = nullptr) {
+  auto it = m.upper_bound(p);
+  if (it == m.begin()) return false;
+  --it;
+  if (p >= it->first + (it->second ? it->second : 1) || p + n > it->first + it->second) return false;
+  if (base) *base = it->first;
+  if (size) *size = it->second;
+  return true;
+}
+}  // namespace
+
+struct CUctx_st { int dev; int refs; };
+struct CUgraph_st { std::vector<Op> ops; };
+struct CUgraphExec_st { std::vector<Op> ops; };
+struct CUstream_st { std::deque<Op> q; CUgraph_st* capture = nullptr; unsigned flags = 0; };
+struct CUevent_st {
+  bool recorded = false, done = false;
+  CUstream_st* stream = nullptr;
+  double at = 0;
+};
+struct CUfunc_st { const cuemu::Kernel* k; int max_dynamic = 48 << 10, max_threads = 1024; };
+struct CUmod_st { std::string image; std::map<std::string, std::unique_ptr<CUfunc_st>> fns; };
+
+namespace {
+CUctx_st primary{0, 0};
+thread_local std::vector<CUcontext> current;
+std::set<CUstream> streams;
+CUstream_st null_stream;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+CUresult drain(CUstream_st* s) {
+  while (!s->q.empty()) {
+    Op op = std::move(s->q.front());
+    s->q.pop_front();
+    CUresult r = op();
+    if (r != CUDA_SUCCESS && sticky == CUDA_SUCCESS) sticky = r;
+    if (sticky != CUDA_SUCCESS) s->q.clear();
+  }
+  return sticky;
+}
+CUresult drain_all() {
+  for (CUstream_st* s : streams) drain(s);
+  return drain(&null_stream);
+}
+bool any_capture() {
+  for (CUstream_st* s : streams) if (s->capture) return true;
+  return false;
+}
+// enter is the check at the head of every call that needs a context.
+CUresult enter(const char* fn) {
+  if (trace()) fprintf(stderr, "cudaemu: %s\n", fn);
+  if (!inited) return fail(CUDA_ERROR_NOT_INITIALIZED, "%s before cuInit", fn);
+  if (current.empty() || !current.back()) return fail(CUDA_ERROR_INVALID_CONTEXT, "%s: no current context on this thread", fn);
+  return sticky;
+}
+#define ENTER LOCK; if (CUresult e = enter(__func__)) return e
+#define NO_CAPTURE if (any_capture()) return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s during a stream capture", __func__)
+
+CUresult push(CUstream s, Op op) {
+  if (!s || s == CU_STREAM_LEGACY || s == CU_STREAM_PER_THREAD) {
+    NO_CAPTURE;
+    if (CUresult r = drain_all()) return r;
+    return op();
+  }
+  if (!streams.count(s)) return fail(CUDA_ERROR_INVALID_HANDLE, "unknown stream %p", (void*)s);
+  if (s->capture) s->capture->ops.push_back(std::move(op));
+  else {
+    s->q.push_back(std::move(op));
+    if (env("CUEMU_EAGER", 0)) return drain(s);
+  }
+  return CUDA_SUCCESS;
+}
+CUresult device_range(const char* fn, CUdeviceptr p, size_t n) {
+  if (inside(dev_mem, p, n)) return CUDA_SUCCESS;
+  return fail(CUDA_ERROR_INVALID_VALUE, "%s: %zu bytes at 0x%llx are not inside one device allocation", fn, n, (unsigned long long)p);
+}
+}  // namespace
+
+// ---- initialisation, devices, contexts ----
+API cuInit(unsigned flags) {
+  LOCK;
+  if (env("CUEMU_NO_DEVICE", 0)) return CUDA_ERROR_NO_DEVICE;
+  inited = true;
+  return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+API cuDriverGetVersion(int* v) { *v = CUDA_VERSION; return CUDA_SUCCESS; }
+API cuDeviceGetCount(int* n) { *n = 1; return CUDA_SUCCESS; }
+API cuDeviceGet(CUdevice* d, int i) { if (i) return CUDA_ERROR_INVALID_DEVICE; *d = 0; return CUDA_SUCCESS; }
+API cuDeviceGetName(char* s, int n, CUdevice) { snprintf(s, n, "host emulation sm_%d", cc()); return CUDA_SUCCESS; }
+API cuDeviceGetUuid(CUuuid* u, CUdevice) { memset(u, 7, sizeof *u); return CUDA_SUCCESS; }
+API cuDeviceTotalMem(size_t* n, CUdevice) { *n = memory(); return CUDA_SUCCESS; }
+API cuDeviceGetAttribute(int* v, CUdevice_attribute a, CUdevice) {
+  switch ((int)a) {
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X: case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y: *v = 1024; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z: *v = 64; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X: *v = 0x7fffffff; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y: case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z: *v = 65535; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: *v = 48 << 10; break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *v = (cc() >= 90 ? 227 : cc() == 80 ? 163 : cc() > 80 ? 99 : 64) << 10; break;
+    case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *v = 32; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *v = env("CUEMU_SMS", 132); break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = cc() / 10; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = cc() % 10; break;
+    case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING: *v = 1; break;
+    default: *v = 0;
+  }
+  return CUDA_SUCCESS;
+}
+API cuDevicePrimaryCtxRetain(CUcontext* c, CUdevice) { LOCK; primary.refs++; *c = &primary; return inited ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }
+API cuDevicePrimaryCtxRelease(CUdevice) { LOCK; return --primary.refs < 0 ? CUDA_ERROR_INVALID_CONTEXT : CUDA_SUCCESS; }
+API cuCtxCreate(CUcontext* c, unsigned, CUdevice) { LOCK; *c = new CUctx_st{0, 1}; current.push_back(*c); return CUDA_SUCCESS; }
+API cuCtxDestroy(CUcontext c) { LOCK; for (auto& x : current) if (x == c) x = nullptr; if (c != &primary) delete c; return CUDA_SUCCESS; }
+API cuCtxSetCurrent(CUcontext c) { LOCK; if (current.empty()) current.push_back(c); else current.back() = c; return CUDA_SUCCESS; }
+API cuCtxGetCurrent(CUcontext* c) { *c = current.empty() ? nullptr : current.back(); return CUDA_SUCCESS; }
+API cuCtxPushCurrent(CUcontext c) { current.push_back(c); return CUDA_SUCCESS; }
+API cuCtxPopCurrent(CUcontext* c) { if (current.empty()) return CUDA_ERROR_INVALID_CONTEXT; *c = current.back(); current.pop_back(); return CUDA_SUCCESS; }
+API cuCtxGetDevice(CUdevice* d) { ENTER; *d = 0; return CUDA_SUCCESS; }
+API cuCtxSynchronize() { ENTER; NO_CAPTURE; return drain_all(); }
+
+// ---- memory ----
+API cuMemGetInfo(size_t* f, size_t* t) {
+  ENTER;
+  *t = *f = memory();
+  for (auto& m : dev_mem) *f -= m.second;
+  return CUDA_SUCCESS;
+}
+API cuMemAlloc(CUdeviceptr* p, size_t n) {
+  ENTER;
+  NO_CAPTURE;
+  if (!n) return CUDA_ERROR_INVALID_VALUE;
+  size_t used = n;
+  for (auto& m : dev_mem) used += m.second;
+  void* m;
+  if (used > memory() || posix_memalign(&m, 256, n)) return CUDA_ERROR_OUT_OF_MEMORY;
+  memset(m, 0xff, n);
+  dev_mem[*p = (CUdeviceptr)m] = n;
+  return CUDA_SUCCESS;
+}
+API cuMemFree(CUdeviceptr p) {
+  ENTER;
+  NO_CAPTURE;
+  drain_all();
+  if (!dev_mem.erase(p)) return fail(CUDA_ERROR_INVALID_VALUE, "cuMemFree of 0x%llx, not an allocation", (unsigned long long)p);
+  free((void*)p);
+  return sticky;
+}
+API cuMemAllocAsync(CUdeviceptr* p, size_t n, CUstream) { return cuMemAlloc(p, n); }
+API cuMemFreeAsync(CUdeviceptr p, CUstream s) {
+  ENTER;
+  if (!dev_mem.count(p)) return fail(CUDA_ERROR_INVALID_VALUE, "cuMemFreeAsync of 0x%llx, not an allocation", (unsigned long long)p);
+  return push(s, [p] { dev_mem.erase(p); free((void*)p); return CUDA_SUCCESS; });
+}
+API cuMemHostAlloc(void** p, size_t n, unsigned) {
+  ENTER;
+  if (posix_memalign(p, 4096, n)) return CUDA_ERROR_OUT_OF_MEMORY;
+  memset(*p, 0xff, n);
+  host_mem[(uintptr_t)*p] = n;
+  return CUDA_SUCCESS;
+}
+API cuMemAllocHost(void** p, size_t n) { return cuMemHostAlloc(p, n, 0); }
+API cuMemFreeHost(void* p) {
+  ENTER;
+  drain_all();
+  if (!host_mem.erase((uintptr_t)p)) return fail(CUDA_ERROR_INVALID_VALUE, "cuMemFreeHost of %p, not pinned memory", p);
+  free(p);
+  return sticky;
+}
+API cuMemGetAddressRange(CUdeviceptr* b, size_t* n, CUdeviceptr p) {
+  ENTER;
+  uintptr_t base;
+  size_t size;
+  if (!inside(dev_mem, p, 0, &base, &size)) return CUDA_ERROR_NOT_FOUND;
+  if (b) *b = base;
+  if (n) *n = size;
+  return CUDA_SUCCESS;
+}
+API cuMemcpyHtoD(CUdeviceptr d, const void* s, size_t n) {
+  ENTER;
+  NO_CAPTURE;
+  if (CUresult r = device_range(__func__, d, n)) return r;
+  if (CUresult r = drain_all()) return r;
+  memcpy((void*)d, s, n);
+  return CUDA_SUCCESS;
+}
+API cuMemcpyDtoH(void* d, CUdeviceptr s, size_t n) {
+  ENTER;
+  NO_CAPTURE;
+  if (CUresult r = device_range(__func__, s, n)) return r;
+  if (CUresult r = drain_all()) return r;
+  memcpy(d, (void*)s, n);
+  return CUDA_SUCCESS;
+}
+API cuMemcpyDtoDAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream st) {
+  ENTER;
+  if (CUresult r = device_range(__func__, d, n)) return r;
+  if (CUresult r = device_range(__func__, s, n)) return r;
+  return push(st, [=] { memcpy((void*)d, (void*)s, n); return CUDA_SUCCESS; });
+}
+API cuMemcpyDtoD(CUdeviceptr d, CUdeviceptr s, size_t n) { return cuMemcpyDtoDAsync(d, s, n, nullptr); }
+API cuMemcpyHtoDAsync(CUdeviceptr d, const void* s, size_t n, CUstream st) {
+  ENTER;
+  if (CUresult r = device_range(__func__, d, n)) return r;
+  if (inside(host_mem, (uintptr_t)s, n)) return push(st, [=] { memcpy((void*)d, s, n); return CUDA_SUCCESS; });
+  auto stage = std::make_shared<std::vector<char>>((const char*)s, (const char*)s + n);  // pageable memory is staged at once
+  return push(st, [=] { memcpy((void*)d, stage->data(), n); return CUDA_SUCCESS; });
+}
+API cuMemcpyDtoHAsync(void* d, CUdeviceptr s, size_t n, CUstream st) {
+  ENTER;
+  if (CUresult r = device_range(__func__, s, n)) return r;
+  bool pinned = inside(host_mem, (uintptr_t)d, n);
+  if (CUresult r = push(st, [=] { memcpy(d, (void*)s, n); return CUDA_SUCCESS; })) return r;
+  if (!pinned && st && !st->capture) return drain(st);
+  return CUDA_SUCCESS;
+}
+template <class T> static CUresult fill(const char* fn, CUdeviceptr p, T v, size_t n, CUstream st) {
+  if (CUresult r = device_range(fn, p, n * sizeof(T))) return r;
+  return push(st, [=] { for (size_t i = 0; i < n; i++) ((T*)p)[i] = v; return CUDA_SUCCESS; });
+}
+API cuMemsetD8(CUdeviceptr p, unsigned char v, size_t n) { ENTER; return fill(__func__, p, v, n, nullptr); }
+API cuMemsetD16(CUdeviceptr p, unsigned short v, size_t n) { ENTER; return fill(__func__, p, v, n, nullptr); }
+API cuMemsetD32(CUdeviceptr p, unsigned v, size_t n) { ENTER; return fill(__func__, p, v, n, nullptr); }
+API cuMemsetD8Async(CUdeviceptr p, unsigned char v, size_t n, CUstream s) { ENTER; return fill(__func__, p, v, n, s); }
+API cuMemsetD16Async(CUdeviceptr p, unsigned short v, size_t n, CUstream s) { ENTER; return fill(__func__, p, v, n, s); }
+API cuMemsetD32Async(CUdeviceptr p, unsigned v, size_t n, CUstream s) { ENTER; return fill(__func__, p, v, n, s); }
+
+// ---- streams, events ----
+API cuStreamCreate(CUstream* s, unsigned flags) { ENTER; *s = new CUstream_st; (*s)->flags = flags; streams.insert(*s); return CUDA_SUCCESS; }
+API cuStreamDestroy(CUstream s) { ENTER; if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE; drain(s); streams.erase(s); delete s; return CUDA_SUCCESS; }
+API cuStreamSynchronize(CUstream s) { ENTER; NO_CAPTURE; return s ? drain(s) : drain_all(); }
+API cuStreamQuery(CUstream s) { ENTER; return s && !s->q.empty() ? (drain(s) ? sticky : CUDA_ERROR_NOT_READY) : sticky; }
+API cuEventCreate(CUevent* e, unsigned) { ENTER; *e = new CUevent_st; return CUDA_SUCCESS; }
+API cuEventDestroy(CUevent e) { ENTER; drain_all(); delete e; return CUDA_SUCCESS; }
+API cuEventRecord(CUevent e, CUstream s) {
+  ENTER;
+  e->recorded = true;
+  e->done = false;
+  e->stream = s ? s : &null_stream;
+  return push(s, [e] { e->done = true; e->at = now(); return CUDA_SUCCESS; });
+}
+static CUresult event_done(CUevent e) {
+  while (e->recorded && !e->done && !e->stream->q.empty()) {
+    Op op = std::move(e->stream->q.front());
+    e->stream->q.pop_front();
+    CUresult r = op();
+    if (r != CUDA_SUCCESS && sticky == CUDA_SUCCESS) sticky = r;
+    if (sticky != CUDA_SUCCESS) return sticky;
+  }
+  return sticky;
+}
+API cuEventSynchronize(CUevent e) { ENTER; NO_CAPTURE; return event_done(e); }
+API cuEventQuery(CUevent e) { ENTER; if (e->recorded && !e->done) { event_done(e); return CUDA_ERROR_NOT_READY; } return sticky; }
+API cuStreamWaitEvent(CUstream s, CUevent e, unsigned) { ENTER; return push(s, [e] { return event_done(e); }); }
+API cuEventElapsedTime(float* ms, CUevent a, CUevent b) {
+  ENTER;
+  if (!a->done || !b->done) return a->recorded && b->recorded ? CUDA_ERROR_NOT_READY : CUDA_ERROR_INVALID_HANDLE;
+  *ms = (float)((b->at - a->at) * 1e3);
+  return CUDA_SUCCESS;
+}
+
+// ---- modules and kernels ----
+static size_t image_size(const void* p, std::string* why) {
+  const unsigned char* b = (const unsigned char*)p;
+  uint32_t magic;
+  memcpy(&magic, b, 4);
+  if (magic == 0xBA55ED50u) {  // fatbin: one entry must serve the device
+    uint16_t head;
+    uint64_t size;
+    memcpy(&head, b + 6, 2);
+    memcpy(&size, b + 8, 8);
+    bool ok = false;
+    std::string have;
+    for (uint64_t at = head; at < head + size;) {
+      uint16_t kind;
+      uint32_t hs, arch;
+      uint64_t ps;
+      memcpy(&kind, b + at, 2);
+      memcpy(&hs, b + at + 4, 4);
+      memcpy(&ps, b + at + 8, 8);
+      memcpy(&arch, b + at + 28, 4);
+      int a = (int)arch, c = cc();
+      if (kind == 1 ? a <= c : a / 10 == c / 10 && a % 10 <= c % 10) ok = true;
+      have += (kind == 1 ? " compute_" : " sm_") + std::to_string(a);
+      at += hs + ps;
+      if (!hs) break;
+    }
+    if (trace()) fprintf(stderr, "cudaemu: fatbin holds%s\n", have.c_str());
+    if (!ok) *why = "no code for sm_" + std::to_string(cc()) + " in the fatbin (it has" + have + ")";
+    return head + size;
+  }
+  if (!memcmp(b, "\x7f" "ELF", 4)) {
+    uint64_t shoff;
+    uint16_t es, n;
+    memcpy(&shoff, b + 40, 8);
+    memcpy(&es, b + 58, 2);
+    memcpy(&n, b + 60, 2);
+    return shoff + (size_t)es * n;
+  }
+  size_t n = strlen((const char*)p);  // PTX text
+  if (!strstr((const char*)p, ".version")) *why = "neither a fatbin, a cubin nor PTX";
+  return n;
+}
+API cuModuleLoadDataEx(CUmodule* m, const void* image, unsigned, CUjit_option*, void**) {
+  ENTER;
+  std::string why;
+  size_t n = image_size(image, &why);
+  if (!why.empty()) return fail(why[0] == 'n' && why[1] == 'o' ? CUDA_ERROR_NO_BINARY_FOR_GPU : CUDA_ERROR_INVALID_IMAGE, "%s", why.c_str());
+  *m = new CUmod_st;
+  (*m)->image.assign((const char*)image, n);
+  return CUDA_SUCCESS;
+}
+API cuModuleLoadData(CUmodule* m, const void* image) { return cuModuleLoadDataEx(m, image, 0, nullptr, nullptr); }
+API cuModuleLoadFatBinary(CUmodule* m, const void* image) { return cuModuleLoadDataEx(m, image, 0, nullptr, nullptr); }
+API cuModuleUnload(CUmodule m) { ENTER; drain_all(); delete m; return CUDA_SUCCESS; }
+API cuModuleGetFunction(CUfunction* f, CUmodule m, const char* name) {
+  ENTER;
+  const std::string& im = m->image;
+  std::string entry = std::string(".entry ") + name + "(", section = std::string(".text.") + name + '\0';
+  size_t ptx = im.find(entry);
+  if (ptx == im.npos && im.find(section) == im.npos) return fail(CUDA_ERROR_NOT_FOUND, "kernel %s is not in the loaded image", name);
+  const cuemu::Kernel* k = cuemu::find_kernel(name);
+  if (!k) return fail(CUDA_ERROR_NOT_FOUND, "kernel %s is in the image but was not built for the host", name);
+  auto& slot = m->fns[name];
+  if (!slot) {
+    slot.reset(new CUfunc_st{k});
+    if (ptx != im.npos) {  // plain PTX: check the parameters against the source
+      size_t body = im.find('{', ptx), n = 0;
+      for (size_t p = ptx; (p = im.find(".param ", p)) < body; p++) n++;
+      if (n != k->params.size()) return fail(CUDA_ERROR_INVALID_IMAGE, "kernel %s: image has %zu parameters, source %zu (stale image?)", name, n, k->params.size());
+      // The kernels here take one struct each: its size tells a stale image.
+      if (size_t sq = im.find('[', ptx); n == 1 && sq < body && (size_t)atoi(im.c_str() + sq + 1) != k->params[0])
+        return fail(CUDA_ERROR_INVALID_IMAGE, "kernel %s: image takes %d bytes, source %zu (stale image?)", name, atoi(im.c_str() + sq + 1), k->params[0]);
+      size_t t = im.find(".maxntid ", ptx);
+      if (t != im.npos && t < body) slot->max_threads = atoi(im.c_str() + t + 9);
+    }
+  }
+  *f = slot.get();
+  return CUDA_SUCCESS;
+}
+API cuFuncGetAttribute(int* v, CUfunction_attribute a, CUfunction f) {
+  ENTER;
+  *v = a == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? f->max_threads : a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES ? f->max_dynamic : 0;
+  return CUDA_SUCCESS;
+}
+API cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v) {
+  ENTER;
+  if (a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
+    int lim;
+    cuDeviceGetAttribute(&lim, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, 0);
+    if (v > lim) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %d bytes of dynamic shared memory, the device allows %d", f->k->name, v, lim);
+    f->max_dynamic = v;
+  }
+  return CUDA_SUCCESS;
+}
+API cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
+API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, CUfunction, int block, size_t smem) {
+  ENTER;
+  int t = 2048 / (block ? block : 1), s = smem ? (int)((228 << 10) / (smem + 1024)) : 32;
+  *n = t < s ? t : s;
+  return CUDA_SUCCESS;
+}
+API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, CUstream s, void** params, void** extra) {
+  ENTER;
+  const char* name = f->k->name;
+  if (extra) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s: launch with extra", name);
+  size_t threads = (size_t)bx * by * bz;
+  if (!gx || !gy || !gz || gx > 0x7fffffffu || gy > 65535 || gz > 65535) return fail(CUDA_ERROR_INVALID_VALUE, "%s: grid %u,%u,%u", name, gx, gy, gz);
+  if (!threads || threads > 1024 || bz > 64) return fail(CUDA_ERROR_INVALID_VALUE, "%s: block %u,%u,%u", name, bx, by, bz);
+  if ((int)threads > f->max_threads) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %zu threads, launch bounds allow %d", name, threads, f->max_threads);
+  if ((int)smem > f->max_dynamic) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of dynamic shared memory, allowed %d", name, smem, f->max_dynamic);
+  if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", name, gx, gy, gz, bx, by, bz, smem);
+  auto args = std::make_shared<std::vector<std::vector<char>>>();
+  for (size_t i = 0; i < f->k->params.size(); i++) args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
+  return push(s, [=] {
+    std::vector<void*> ps;
+    for (auto& a : *args) ps.push_back(a.data());
+    std::string e = cuemu::launch(f->k, {gx, gy, gz}, {bx, by, bz}, smem, ps.data());
+    return e.empty() ? CUDA_SUCCESS : fail(CUDA_ERROR_LAUNCH_FAILED, "%s: %s", name, e.c_str());
+  });
+}
+
+// ---- graphs (linear capture of one stream) ----
+API cuStreamBeginCapture(CUstream s, CUstreamCaptureMode) {
+  ENTER;
+  if (!s || !streams.count(s)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (s->capture) return CUDA_ERROR_ILLEGAL_STATE;
+  s->capture = new CUgraph_st;
+  return CUDA_SUCCESS;
+}
+API cuStreamEndCapture(CUstream s, CUgraph* g) {
+  ENTER;
+  if (!s->capture) return CUDA_ERROR_ILLEGAL_STATE;
+  *g = s->capture;
+  s->capture = nullptr;
+  return CUDA_SUCCESS;
+}
+API cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long long) { ENTER; *x = new CUgraphExec_st{g->ops}; return CUDA_SUCCESS; }
+API cuGraphLaunch(CUgraphExec x, CUstream s) {
+  ENTER;
+  for (Op& op : x->ops) if (CUresult r = push(s, op)) return r;
+  return CUDA_SUCCESS;
+}
+API cuGraphDestroy(CUgraph g) { ENTER; delete g; return CUDA_SUCCESS; }
+API cuGraphExecDestroy(CUgraphExec x) { ENTER; drain_all(); delete x; return CUDA_SUCCESS; }
+API cuGetErrorName(CUresult r, const char** s) { static thread_local char b[32]; snprintf(b, sizeof b, "CUDA_ERROR_%d", (int)r); *s = b; return CUDA_SUCCESS; }
+API cuGetErrorString(CUresult r, const char** s) { return cuGetErrorName(r, s); }

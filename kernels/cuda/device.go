@@ -1,0 +1,379 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda
+
+/*
+#include <cuda.h>
+
+// launch is for kernels that take one struct. fn and stream point to handles. gorgonia.org/cu's own launch copies eight
+// bytes of every parameter.
+static CUresult launch(const void *fn, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned shared,
+	CUstream stream, void *args) {
+	void *params[] = {args};
+	return cuLaunchKernel(*(const CUfunction *)fn, x, y, z, threads, 1, 1, shared, stream, params, 0);
+}
+
+static const char *error_name(CUresult r) {
+	const char *name = 0;
+	return cuGetErrorName(r, &name) == CUDA_SUCCESS && name ? name : "unknown error";
+}
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"unsafe"
+
+	"gorgonia.org/cu"
+
+	"github.com/spin-native/spin/internal/lazycuda"
+	"github.com/spin-native/spin/kernels"
+)
+
+// Devices lists the devices of this machine, or says why there are none.
+func Devices() ([]Info, error) {
+	if err := lazycuda.Open(); err != nil {
+		return nil, err
+	}
+	n, err := cu.NumDevices()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Info, n)
+	for i := range all {
+		if all[i], _, err = describe(i); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func describe(i int) (info Info, d cu.Device, err error) {
+	if d, err = cu.GetDevice(i); err != nil {
+		return info, d, err
+	}
+	if info.Name, err = d.Name(); err != nil {
+		return info, d, err
+	}
+	if info.Major, info.Minor, err = d.ComputeCapability(); err != nil {
+		return info, d, err
+	}
+	info.Memory, err = d.TotalMem()
+	return info, d, err
+}
+
+// Backend implements kernels.Backend.
+type Backend struct {
+	name   string
+	jobs   chan func() // for the goroutine that owns the context
+	closed bool
+	room   int            // bytes of scratch
+	tables map[int]device // of Fourier transforms, by length
+
+	// The rest belongs to the goroutine of the context.
+	fault   error // the first one
+	dev     cu.Device
+	module  cu.Module
+	stream  cu.Stream
+	kernels map[string]*cu.Function
+	memory  map[device]struct{}
+	scratch device
+}
+
+var _ kernels.Backend = (*Backend)(nil)
+
+// device is an address on the device.
+type device = cu.DevicePtr
+
+// ahead is the number of operations that may wait for the goroutine of the context.
+const ahead = 256
+
+// Open returns a backend on one device.
+func Open(o Options) (kernels.Backend, error) {
+	all, err := Devices()
+	if err != nil {
+		return nil, fmt.Errorf("cuda: %w", err)
+	}
+	if o.Device < 0 || o.Device >= len(all) {
+		return nil, fmt.Errorf("cuda: there is no device %d, there are %d", o.Device, len(all))
+	}
+	b := &Backend{
+		name:   fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor),
+		jobs:   make(chan func(), ahead),
+		tables: map[int]device{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{},
+	}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		err := b.start(o.Device)
+		ready <- err
+		if err == nil {
+			for job := range b.jobs {
+				job()
+			}
+		}
+	}()
+	if err := <-ready; err != nil {
+		return nil, fmt.Errorf("cuda: device %d, %s: %w", o.Device, all[o.Device].Name, err)
+	}
+	return b, nil
+}
+
+// start makes the context, the stream and the kernels.
+func (b *Backend) start(number int) error {
+	info, d, err := describe(number)
+	if err != nil {
+		return err
+	}
+	image, err := imageFor(info.Major, info.Minor)
+	if err != nil {
+		return err
+	}
+	b.dev = d
+	ctx, err := d.RetainPrimaryCtx()
+	if err != nil {
+		return err
+	}
+	if err := b.load(ctx, image); err != nil {
+		return errors.Join(err, d.ReleasePrimaryCtx())
+	}
+	return nil
+}
+
+func (b *Backend) load(ctx cu.CUContext, image string) error {
+	if err := cu.SetCurrentContext(ctx); err != nil {
+		return err
+	}
+	module, err := cu.LoadData(image)
+	if err != nil {
+		return fmt.Errorf("the kernels do not load: %w", err)
+	}
+	for _, name := range kernelNames {
+		f, err := module.Function(name)
+		if err != nil {
+			return errors.Join(fmt.Errorf("kernel %s: %w", name, err), module.Unload())
+		}
+		b.kernels[name] = &f
+	}
+	b.module = module
+	if b.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
+		return errors.Join(err, module.Unload())
+	}
+	return nil
+}
+
+func (b *Backend) Name() string { return b.name }
+
+var errClosed = errors.New("cuda: the backend is closed")
+
+// later runs f on the goroutine of the context after what it has to do, without waiting. The first error stays.
+func (b *Backend) later(f func() error) {
+	if b.closed {
+		return
+	}
+	b.jobs <- func() {
+		if b.fault == nil {
+			b.fail(f())
+		}
+	}
+}
+
+func (b *Backend) fail(err error) {
+	if b.fault == nil && err != nil {
+		b.fault = fmt.Errorf("%s: %w", b.name, err)
+	}
+}
+
+// now runs f on the goroutine of the context and returns its error, or an earlier fault. An error of f is not a fault.
+func (b *Backend) now(f func() error) error {
+	if b.closed {
+		return errClosed
+	}
+	done := make(chan error)
+	b.jobs <- func() {
+		if b.fault != nil {
+			done <- b.fault
+		} else {
+			done <- f()
+		}
+	}
+	return <-done
+}
+
+// launch enqueues one kernel, whose argument is args, a struct of args.h.
+func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A) {
+	b.later(func() error {
+		r := C.launch(unsafe.Pointer(b.kernels[name]), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared),
+			C.CUstream(unsafe.Pointer(b.stream.C())), unsafe.Pointer(&args))
+		if r != C.CUDA_SUCCESS {
+			return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, x, y, z, threads, C.GoString(C.error_name(r)))
+		}
+		return nil
+	})
+}
+
+// each launches a kernel with a thread for each of n elements.
+func each[A any](b *Backend, name string, n int, args A) {
+	const threads = 256
+	launch(b, name, blocks(n, threads), 1, 1, threads, 0, args)
+}
+
+// blocks is n/size, rounded up.
+func blocks(n, size int) int { return (n + size - 1) / size }
+
+type buffer struct {
+	p device
+	n int
+}
+
+func (m *buffer) Len() int { return m.n }
+
+// at is the address of a view, 0 for an absent one.
+func at(v kernels.View) C.ulonglong {
+	if v.Buf == nil {
+		return 0
+	}
+	return C.ulonglong(v.Buf.(*buffer).p) + 4*C.ulonglong(v.Off)
+}
+
+// Alloc implements kernels.Memory.
+func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
+	if n < 0 || n > math.MaxInt/64 {
+		return nil, fmt.Errorf("%s: %d elements: %w", b.name, n, kernels.ErrOutOfMemory)
+	}
+	m := &buffer{n: n}
+	err := b.now(func() (err error) {
+		m.p, err = b.obtain(4 * n)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// obtain takes memory of the device. It runs on the goroutine of the context.
+func (b *Backend) obtain(bytes int) (device, error) {
+	p, err := cu.MemAlloc(int64(max(bytes, 1)))
+	if errors.Is(err, cu.OutOfMemory) {
+		return 0, fmt.Errorf("%s: %d MB: %w", b.name, bytes>>20, kernels.ErrOutOfMemory)
+	}
+	if err != nil {
+		b.fail(err)
+		return 0, b.fault
+	}
+	b.memory[p] = struct{}{}
+	return p, nil
+}
+
+// release gives memory back, after all operations so far: the driver waits for them. It runs on the goroutine of the
+// context.
+func (b *Backend) release(p device) error {
+	delete(b.memory, p)
+	return cu.MemFree(p)
+}
+
+func (b *Backend) Free(m kernels.Buffer) {
+	b.later(func() error { return b.release(m.(*buffer).p) })
+}
+
+func (b *Backend) Upload(dst kernels.View, src []float32) {
+	if len(src) == 0 {
+		return
+	}
+	err := b.now(func() error { // copies from pageable memory have read it when they return
+		b.fail(cu.MemcpyHtoDAsync(device(at(dst)), unsafe.Pointer(&src[0]), int64(4*len(src)), b.stream))
+		return nil
+	})
+	_ = err // a fault comes back from Sync
+}
+
+func (b *Backend) Download(dst []float32, src kernels.View) error {
+	return b.now(func() error {
+		if len(dst) > 0 {
+			b.fail(cu.MemcpyDtoHAsync(unsafe.Pointer(&dst[0]), device(at(src)), int64(4*len(dst)), b.stream))
+		}
+		return b.wait()
+	})
+}
+
+func (b *Backend) Sync() error { return b.now(b.wait) }
+
+// wait waits for the device, whose faults come to light then.
+func (b *Backend) wait() error {
+	if b.fault == nil {
+		b.fail(b.stream.Synchronize())
+	}
+	return b.fault
+}
+
+// Close releases everything. After a fault the driver refuses to free single pieces; they go with the context.
+func (b *Backend) Close() error {
+	if b.closed {
+		return nil
+	}
+	done := make(chan error)
+	b.jobs <- func() {
+		faulty := b.wait() != nil
+		var err error
+		for p := range b.memory {
+			err = errors.Join(err, cu.MemFree(p))
+		}
+		err = errors.Join(err, b.stream.Destroy(), b.module.Unload())
+		if faulty {
+			err = nil
+		}
+		done <- errors.Join(err, b.dev.ReleasePrimaryCtx())
+	}
+	b.closed = true
+	close(b.jobs)
+	return <-done
+}
+
+// keep copies data to memory of the device that lives until Close.
+func keep[T float32 | int32](b *Backend, data []T) (p device, err error) {
+	err = b.now(func() error {
+		if p, err = b.obtain(4 * len(data)); err != nil || len(data) == 0 {
+			return err
+		}
+		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream))
+		return b.fault
+	})
+	return p, err
+}
+
+// outOfMemory is a lack of memory in the middle of an operation, which has no error to return.
+type outOfMemory struct{ error }
+
+func (e *outOfMemory) Unwrap() error { return e.error }
+
+// must panics where memory lacks, and reports whether err is nil otherwise: a fault is kept already.
+func must(err error) bool {
+	if errors.Is(err, kernels.ErrOutOfMemory) {
+		panic(&outOfMemory{err})
+	}
+	return err == nil
+}
+
+// shared is scratch memory of the device, which every operation may use that asks for it: they run one after the other.
+// It is 0 after a fault.
+func (b *Backend) shared(bytes int) (p device) {
+	must(b.now(func() (err error) {
+		if bytes > b.room {
+			if b.scratch != 0 {
+				b.fail(b.release(b.scratch))
+			}
+			b.scratch, b.room = 0, 0
+			if b.scratch, err = b.obtain(bytes); err != nil {
+				return err
+			}
+			b.room = bytes
+		}
+		p = b.scratch
+		return nil
+	}))
+	return p
+}

@@ -1,0 +1,32 @@
+// Package cuda is the backend for NVIDIA devices, in builds with the tag cuda for linux/amd64; other builds have the same
+// functions, which say that there is no CUDA. A program with the tag starts on every machine: the driver is opened when a
+// device is asked for (package lazycuda).
+//
+// # Kernels
+//
+// The .cu files hold one plain F32 kernel for each operation of the contract, and args.h the arguments of all of them,
+// for both languages. They are compiled into image.tar.zst by tools/cuda_image.py (make -f kernels.mk image), machine code
+// for compute capability 7.5 to 9.0 and PTX for later devices, which the package embeds. Sums that decide a statistic are in
+// F64, and no order of additions depends on chance, so that the same input gives the same bytes on one device.
+// There is one algorithm for convolutions, an implicit GEMM: the forms that a caller may force all run it.
+//
+// # Order of things
+//
+// All calls of the driver come from one goroutine of the backend that keeps its thread, as a context belongs to a
+// thread. Operations are handed to it without waiting for them, and it hands them to one stream; Download and Sync wait.
+// The first error of the driver is kept: nothing is launched any more, and Sync and Download return it.
+//
+// Tests run the kernels on the host, under an emulation of device and driver (internal/cudaemu, docs/cuda.md).
+package cuda
+
+// Options chooses the device.
+type Options struct {
+	Device int // its number among Devices; 0 is the driver's first
+}
+
+// Info describes a device.
+type Info struct {
+	Name         string
+	Major, Minor int   // compute capability
+	Memory       int64 // bytes
+}

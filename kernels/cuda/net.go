@@ -1,0 +1,182 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda
+
+// #include "args.h"
+import "C"
+
+import (
+	"fmt"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+// kernelNames are the kernels of the image.
+var kernelNames = []string{
+	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
+	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
+	"blend_f32", "dot_part", "dot_join", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
+	"adam_f32", "dft_f32",
+}
+
+// sharedLimit is what every device has for a block without being asked, in bytes.
+const sharedLimit = 48 << 10
+
+type conv struct {
+	w            kernels.ConvWeights // without Weight and Bias
+	weight, bias device
+}
+
+func (c *conv) Weights() kernels.ConvWeights { return c.w }
+
+// PrepareConv reorders the weights to [tap][in][out].
+func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
+	if err := w.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", b.name, err)
+	}
+	area := w.Size * w.Size
+	packed := make([]float32, len(w.Weight))
+	for o := range w.Out {
+		for i := range w.In {
+			for t := range area {
+				packed[(t*w.In+i)*w.Out+o] = w.Weight[(o*w.In+i)*area+t]
+			}
+		}
+	}
+	c := &conv{w: w}
+	c.w.Weight, c.w.Bias = nil, nil
+	var err error
+	if c.weight, err = keep(b, packed); err != nil {
+		return nil, err
+	}
+	if w.Bias != nil {
+		if c.bias, err = keep(b, w.Bias); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// convTile is one instance of the kernel: pixels by channels of a block.
+type convTile struct {
+	name             string
+	pixels, channels int
+}
+
+// tileFor depends on the shape of one image only, so that a batch gives the bytes of its images.
+func tileFor(pixels, channels int) convTile {
+	switch {
+	case channels <= 4:
+		return convTile{"conv_f32_256x4", 256, 4}
+	case pixels <= 64:
+		return convTile{"conv_f32_16x64", 16, 64}
+	}
+	return convTile{"conv_f32_64x64", 64, 64}
+}
+
+const convDepth = 16 // kDepth of conv.cu
+
+// Conv2D implements kernels.Net.
+func (b *Backend) Conv2D(k *kernels.Conv2D) {
+	c := k.Kernel.(*conv)
+	a := C.conv_args{
+		dst: at(k.Dst), src: [2]C.device_floats{at(k.Src[0]), at(k.Src[1])}, affine: at(k.Affine),
+		weight: C.ulonglong(c.weight), bias: C.ulonglong(c.bias), embed: at(k.Embed), residual: at(k.Residual),
+		c: [2]C.int{C.int(k.Src[0].C), C.int(k.Src[1].C)},
+		h: C.int(k.Src[0].H), w: C.int(k.Src[0].W), oh: C.int(k.Dst.H), ow: C.int(k.Dst.W), cout: C.int(c.w.Out),
+		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad),
+		act: C.int(k.Act), sampling: C.int(k.Sampling), rsampling: C.int(k.ResidualSampling), relu: flag(k.ReLU),
+		embeds: C.int(k.Embed.N),
+	}
+	if k.Shortcut != nil {
+		s := k.Shortcut.(*conv)
+		a.skip = [2]C.device_floats{at(k.Skip[0]), at(k.Skip[1])}
+		a.cs = [2]C.int{C.int(k.Skip[0].C), C.int(k.Skip[1].C)}
+		a.skip_weight, a.skip_bias, a.residual = C.ulonglong(s.weight), C.ulonglong(s.bias), 0
+	}
+	t := tileFor(k.Dst.Pixels(), c.w.Out)
+	launch(b, t.name, blocks(k.Dst.Pixels(), t.pixels), blocks(c.w.Out, t.channels), k.Dst.N, 256, 4*(convDepth*(t.pixels+t.channels)+2*t.pixels), a)
+	if k.Moments.Present() {
+		b.Moments(k.Moments, k.Dst)
+	}
+}
+
+func flag(on bool) C.int {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+const momentsBand = 1024 // kBand of norm.cu
+
+// Moments sums bands of pixels and joins them.
+func (b *Backend) Moments(dst, x kernels.View) {
+	bands := blocks(x.Pixels(), momentsBand)
+	part := b.shared(8 * 2 * x.N * bands * x.C)
+	a := C.moments_args{dst: at(dst), x: at(x), part: C.ulonglong(part), pixels: C.longlong(x.Pixels()), c: C.int(x.C), bands: C.int(bands)}
+	launch(b, "moments_part", bands, blocks(x.C, 32), x.N, 256, 8*2*256, a)
+	launch(b, "moments_join", blocks(x.C, 128), x.N, 1, 128, 0, a)
+}
+
+// Norm implements kernels.Net.
+func (b *Backend) Norm(a *kernels.Norm) {
+	warps := a.Dst.N * a.Groups
+	launch(b, "norm_f32", blocks(warps, 4), 1, 1, 128, 0, C.norm_args{
+		dst: at(a.Dst), m: [2]C.device_floats{at(a.Moments[0]), at(a.Moments[1])}, gamma: at(a.Gamma), beta: at(a.Beta), modulate: at(a.Modulate),
+		c: [2]C.int{C.int(a.Moments[0].C), C.int(a.Moments[1].C)}, n: C.int(a.Dst.N), groups: C.int(a.Groups),
+		modulates: C.int(a.Modulate.N), pixels: C.longlong(a.Pixels), eps: C.float(a.Eps),
+	})
+}
+
+// Attention takes eight queries at a time where they fit in shared memory.
+func (b *Backend) Attention(k *kernels.Attention) {
+	const keys = 128 // kKeys of attention.cu
+	room := func(queries int) int { return 4 * queries * (2*k.Dim + keys + 3) }
+	name, queries := "attention_f32_8", 8
+	if room(queries) > sharedLimit {
+		name, queries = "attention_f32_1", 1
+	}
+	if room(queries) > sharedLimit {
+		b.later(func() error { return fmt.Errorf("attention heads of %d channels are not supported", k.Dim) })
+		return
+	}
+	launch(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, keys, room(queries), C.attention_args{
+		dst: at(k.Dst), q: at(k.Q.View), k: at(k.K.View), v: at(k.V.View),
+		qc: C.int(k.Q.C), kc: C.int(k.K.C), vc: C.int(k.V.C), dc: C.int(k.Dst.C),
+		qfirst: C.int(k.Q.First), kfirst: C.int(k.K.First), vfirst: C.int(k.V.First),
+		qstep: C.int(k.Q.Step), kstep: C.int(k.K.Step), vstep: C.int(k.V.Step),
+		queries: C.int(k.Q.Pixels()), keys: C.int(k.K.Pixels()), dim: C.int(k.Dim), scale: C.float(k.Scale),
+	})
+}
+
+// LayerNorm implements kernels.Net.
+func (b *Backend) LayerNorm(a *kernels.LayerNorm) {
+	pixels := a.Src.N * a.Src.Pixels()
+	each(b, "layernorm_f32", 32*pixels, C.layernorm_args{
+		dst: at(a.Dst), src: at(a.Src), gamma: at(a.Gamma), beta: at(a.Beta), pixels: C.longlong(pixels), c: C.int(a.Src.C), eps: C.float(a.Eps),
+	})
+}
+
+// GEGLU implements kernels.Net.
+func (b *Backend) GEGLU(dst, src kernels.View) {
+	each(b, "geglu_f32", dst.Len(), C.geglu_args{dst: at(dst), src: at(src), count: C.longlong(dst.Len()), c: C.int(dst.C)})
+}
+
+// Resample implements kernels.Net.
+func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments kernels.View) {
+	each(b, "resample_f32", dst.Len(), C.resample_args{
+		dst: at(dst), src: at(src), count: C.longlong(dst.Len()), h: C.int(dst.H), w: C.int(dst.W), c: C.int(dst.C), sampling: C.int(s),
+	})
+	if moments.Present() {
+		b.Moments(moments, dst)
+	}
+}
+
+// Nearest implements kernels.Net.
+func (b *Backend) Nearest(a *kernels.Nearest) {
+	pixels := a.X.N * a.X.Pixels()
+	each(b, "nearest_f32", 32*pixels, C.nearest_args{
+		dst: at(a.Dst), index: at(a.Index), x: at(a.X), codes: at(a.Codes), pixels: C.longlong(pixels), dim: C.int(a.X.C), count: C.int(a.Codes.C),
+	})
+}

@@ -1,0 +1,109 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda_test
+
+import (
+	"context"
+	"math"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/internal/parity"
+	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+	"github.com/spin-native/spin/weights/photo"
+)
+
+// TestUNet compares small networks with what PyTorch computed, within the tolerances that the CPU is held to.
+func TestUNet(t *testing.T) {
+	b := open(t)
+	dirs, err := filepath.Glob(testkit.Testdata("gd_*"))
+	require.NoError(t, err)
+	more, err := filepath.Glob(testkit.Testdata("*vq*"))
+	require.NoError(t, err)
+	for _, dir := range append(dirs, more...) {
+		if testing.Short() && filepath.Base(dir) != "gd_class_cond" {
+			continue
+		}
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			c, err := parity.Load(dir)
+			require.NoError(t, err)
+			defer c.Close()
+			results, _, err := c.Run(tensor.NewDevice(b), "")
+			require.NoError(t, err)
+			require.NotEmpty(t, results)
+			for _, r := range results {
+				require.True(t, r.OK(), "%+v", r)
+			}
+		})
+	}
+}
+
+// TestSpin reconstructs a picture with the built-in prior on this backend and on the CPU, for operators whose corrections
+// take different ways: both see the same noise and must end at the same picture.
+func TestSpin(t *testing.T) {
+	b := open(t)
+	host, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	defer host.Close()
+	const edge, calls, sigma = 16, 4, 0.05
+	kernel, err := solver.MotionKernel(9, 0.5, 1)
+	require.NoError(t, err)
+	mask, err := solver.RandomMask(edge, edge, 0.5, 1)
+	require.NoError(t, err)
+	truth := make([]float32, edge*edge*3)
+	for i := range truth {
+		truth[i] = float32(0.8 * math.Sin(float64(i%(3*edge))/11) * math.Cos(float64(i/(3*edge))/5))
+	}
+	for name, spec := range map[string]solver.Spec{
+		"inpaint": {Kind: "inpaint", Masks: []*solver.Mask{mask}}, "downsample": {Kind: "downsample", Factor: 4}, "blur": {Kind: "blur", Kernel: kernel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := func(d *tensor.Device) []float32 {
+				z, err := photo.Open()
+				require.NoError(t, err)
+				info, err := z.Info()
+				require.NoError(t, err)
+				c, err := nn.ParseUNetConfig(info.Model)
+				require.NoError(t, err)
+				net, err := nn.LoadUNet(d, z.Scope(), c, nn.LoadOptions{})
+				require.NoError(t, err)
+				den := solver.FromModel(func(x *tensor.Tensor, at float64) *tensor.Tensor { return net.Forward(x, []float64{at}, nil) },
+					solver.ModelOptions{Schedule: schedule(t, info), Prediction: solver.Prediction(info.Prediction), Multiple: c.Downsampling()})
+				op, err := spec.Build(d, edge, edge, 3)
+				require.NoError(t, err)
+				y, err := solver.Measure(op, d.From(truth, 1, edge, edge, 3), sigma, 4, 0)
+				require.NoError(t, err)
+				r, err := solver.Spin(context.Background(), solver.Problem{Operator: op, Y: y, Sigma: sigma}, den,
+					solver.Settings{Calls: calls, Options: solver.Options{Seed: 7}})
+				require.NoError(t, err)
+				data, err := r.X0.Floats()
+				require.NoError(t, err)
+				return data
+			}
+			got, want := run(tensor.NewDevice(b)), run(tensor.NewDevice(host))
+			worst := 0.0
+			for i := range want {
+				d := math.Abs(float64(got[i]) - float64(want[i]))
+				require.False(t, math.IsNaN(d))
+				worst = max(worst, d)
+			}
+			t.Logf("largest difference %.2g", worst)
+			require.Less(t, worst, 1e-4)
+		})
+	}
+}
+
+func schedule(t *testing.T, info weights.Info) *solver.Schedule {
+	betas, err := info.Schedule.Values()
+	require.NoError(t, err)
+	s, err := solver.FromBetas(betas)
+	require.NoError(t, err)
+	return s
+}

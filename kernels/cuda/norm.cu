@@ -1,0 +1,112 @@
+// Statistics and normalisation. Sums are in F64 and in a fixed order, so that the same input gives the same bytes.
+#include "device.cuh"
+
+constexpr int kBand = 1024;  // pixels of a block of moments_part
+
+// Sums of the deviations from the image's first pixel, and of their squares, over one band of pixels. A block is 32
+// channels x 8 pixels. Shared memory: [2][8][32] doubles.
+KERNEL(moments_part, moments_args, 256) {
+  DYNAMIC_SHARED(shared);
+  double* part = reinterpret_cast<double*>(shared);
+  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = blockIdx.y * 32 + lane, n = blockIdx.z, band = blockIdx.x;
+  const float* x = a.x + (long long)n * a.pixels * a.c + c;
+  double sum = 0, squares = 0;
+  if (c < a.c) {
+    float first = x[0];
+    long long end = (band + 1ll) * kBand < a.pixels ? (band + 1ll) * kBand : a.pixels;
+    for (long long p = (long long)band * kBand + row; p < end; p += 8) {
+      double d = (double)x[p * a.c] - (double)first;
+      sum += d;
+      squares += d * d;
+    }
+  }
+  part[row * 32 + lane] = sum;
+  part[256 + row * 32 + lane] = squares;
+  __syncthreads();
+  if (row == 0 && c < a.c) {
+    for (int i = 1; i < 8; i++) {
+      sum += part[i * 32 + lane];
+      squares += part[256 + i * 32 + lane];
+    }
+    double* out = a.part + ((long long)n * a.bands + band) * 2 * a.c + c;
+    out[0] = sum;
+    out[a.c] = squares;
+  }
+}
+KERNEL_EXPORT(moments_part)
+
+// Joins the bands: a thread for each channel of each image.
+KERNEL(moments_join, moments_args, 128) {
+  int c = blockIdx.x * blockDim.x + threadIdx.x, n = blockIdx.y;
+  if (c >= a.c) return;
+  const double* part = a.part + (long long)n * a.bands * 2 * a.c + c;
+  double sum = 0, squares = 0;
+  for (int b = 0; b < a.bands; b++) {
+    sum += part[2ll * b * a.c];
+    squares += part[(2ll * b + 1) * a.c];
+  }
+  double count = (double)a.pixels, m2 = squares - sum * sum / count;
+  float* out = a.dst + 2ll * n * a.c + c;
+  out[0] = (float)((double)a.x[(long long)n * a.pixels * a.c + c] + sum / count);
+  out[a.c] = m2 < 0 ? 0.f : (float)m2;
+}
+KERNEL_EXPORT(moments_join)
+
+__device__ __forceinline__ void norm_moments(const norm_args& a, int n, int c, double& mean, double& m2) {
+  const float* m = a.m[0];
+  int width = a.c[0];
+  if (c >= width) {
+    c -= width;
+    m = a.m[1];
+    width = a.c[1];
+  }
+  m += 2ll * n * width + c;
+  mean = m[0];
+  m2 = m[width];
+}
+
+// A warp for each group of each image.
+KERNEL(norm_f32, norm_args, 128) {
+  int g = (int)(thread_index() >> 5), lane = threadIdx.x & 31;
+  if (g >= a.n * a.groups) return;  // whole warps
+  int n = g / a.groups, c = a.c[0] + a.c[1], width = c / a.groups, first = g % a.groups * width;
+  double mu = 0, dev = 0, mean, m2;
+  for (int k = lane; k < width; k += 32) {
+    norm_moments(a, n, first + k, mean, m2);
+    mu += mean;
+  }
+  mu = warp_sum(mu) / width;
+  for (int k = lane; k < width; k += 32) {
+    norm_moments(a, n, first + k, mean, m2);
+    dev += m2 + (double)a.pixels * (mean - mu) * (mean - mu);
+  }
+  double inv = 1.0 / sqrt(warp_sum(dev) / ((double)a.pixels * width) + (double)a.eps);
+  const float* mod = a.modulate ? a.modulate + (a.modulates == 1 ? 0ll : 2ll * n * c) : nullptr;
+  for (int k = first + lane; k < first + width; k += 32) {
+    double scale = a.gamma[k] * inv, offset = a.beta[k] - mu * scale;
+    if (mod) {
+      double s = 1.0 + (double)mod[k];
+      scale *= s;
+      offset = offset * s + (double)mod[c + k];
+    }
+    float* out = a.dst + 2ll * n * c + k;
+    out[0] = (float)scale;
+    out[c] = (float)offset;
+  }
+}
+KERNEL_EXPORT(norm_f32)
+
+// A warp for each pixel: the mean, then the squared deviations from it.
+KERNEL(layernorm_f32, layernorm_args, 256) {
+  long long p = thread_index() >> 5;
+  int lane = threadIdx.x & 31;
+  if (p >= a.pixels) return;  // whole warps
+  const float* x = a.src + p * a.c;
+  double sum = 0, dev = 0;
+  for (int k = lane; k < a.c; k += 32) sum += x[k];
+  double mean = warp_sum(sum) / a.c;
+  for (int k = lane; k < a.c; k += 32) dev += (x[k] - mean) * (x[k] - mean);
+  float inv = (float)(1.0 / sqrt(warp_sum(dev) / a.c + (double)a.eps));
+  for (int k = lane; k < a.c; k += 32) a.dst[p * a.c + k] = fmaf(a.gamma[k] * (float)(x[k] - mean), inv, a.beta[k]);
+}
+KERNEL_EXPORT(layernorm_f32)

@@ -1,0 +1,191 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda
+
+// #include "args.h"
+import "C"
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/spin-native/spin/kernels"
+)
+
+type matrix struct {
+	rows, cols           int
+	first, start, weight device // see band_args
+}
+
+func (m *matrix) Shape() (rows, cols int) { return m.rows, m.cols }
+
+// PrepareMatrix joins the rows.
+func (b *Backend) PrepareMatrix(m kernels.Matrix) (kernels.PreparedMatrix, error) {
+	if err := m.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", b.name, err)
+	}
+	p := &matrix{rows: m.Rows, cols: m.Cols}
+	var first, start []int32
+	var weight []float32
+	for i, w := range m.W {
+		first, start = append(first, int32(m.First[i])), append(start, int32(len(weight)))
+		weight = append(weight, w...)
+	}
+	start = append(start, int32(len(weight)))
+	var err error
+	if p.first, err = keep(b, first); err != nil {
+		return nil, err
+	}
+	if p.start, err = keep(b, start); err != nil {
+		return nil, err
+	}
+	if p.weight, err = keep(b, weight); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (m *matrix) args() C.band_args {
+	return C.band_args{first: C.ulonglong(m.first), start: C.ulonglong(m.start), weight: C.ulonglong(m.weight), rows: C.int(m.rows), cols: C.int(m.cols)}
+}
+
+// Separable takes the rows of the image, then the columns.
+func (b *Backend) Separable(s *kernels.Separable) {
+	h, w := s.H.(*matrix), s.W.(*matrix)
+	line, n := s.Src.W*s.Src.C, s.Src.N*h.rows*s.Src.W*s.Src.C
+	between := C.ulonglong(b.shared(4 * n))
+	rows := h.args()
+	rows.dst, rows.src, rows.count, rows.inner = between, at(s.Src), C.longlong(n), C.longlong(line)
+	each(b, "band_rows", n, rows)
+	cols := w.args()
+	cols.dst, cols.src, cols.count, cols.inner = at(s.Dst), between, C.longlong(s.Dst.Len()), C.longlong(s.Dst.C)
+	cols.h, cols.w, cols.c = C.int(s.Dst.H), C.int(s.Dst.W), C.int(s.Dst.C)
+	cols.row_spectrum, cols.col_spectrum, cols.rho = at(s.RowSpectrum), at(s.ColSpectrum), C.float(s.Rho)
+	cols.alpha, cols.add, cols.beta = C.float(s.Alpha), at(s.Add), C.float(s.Beta)
+	each(b, "band_cols", s.Dst.Len(), cols)
+}
+
+type filter struct {
+	h, w, taps     int
+	dy, dx, weight device // of the taps that are not zero
+}
+
+func (f *filter) Size() (h, w int) { return f.h, f.w }
+
+// PrepareFilter lists the taps, most of which are zero in a motion kernel.
+func (b *Backend) PrepareFilter(k kernels.FilterWeights) (kernels.PreparedFilter, error) {
+	if err := k.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", b.name, err)
+	}
+	f := &filter{h: k.H, w: k.W}
+	var dy, dx []int32
+	var weight []float32
+	for i, v := range k.K {
+		if v != 0 {
+			dy, dx, weight = append(dy, int32(i/k.W-k.H/2)), append(dx, int32(i%k.W-k.W/2)), append(weight, v)
+		}
+	}
+	f.taps = len(weight)
+	var err error
+	if f.dy, err = keep(b, dy); err != nil {
+		return nil, err
+	}
+	if f.dx, err = keep(b, dx); err != nil {
+		return nil, err
+	}
+	if f.weight, err = keep(b, weight); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Filter implements kernels.Image.
+func (b *Backend) Filter(a *kernels.Filter) {
+	f, name := a.Kernel.(*filter), "filter_f32"
+	if a.Adjoint {
+		name = "filter_adjoint_f32"
+	}
+	each(b, name, a.Dst.Len(), C.filter_args{
+		dst: at(a.Dst), src: at(a.Src), add: at(a.Add), weight: C.ulonglong(f.weight), dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx),
+		count: C.longlong(a.Dst.Len()), h: C.int(a.Dst.H), w: C.int(a.Dst.W), c: C.int(a.Dst.C), taps: C.int(f.taps),
+		alpha: C.float(a.Alpha), beta: C.float(a.Beta),
+	})
+}
+
+// Blend implements kernels.Image.
+func (b *Backend) Blend(k *kernels.Blend) {
+	a := C.blend_args{
+		dst: at(k.Dst), mask: at(k.Mask), other: at(k.Else), count: C.longlong(k.Dst.Len()), image: C.longlong(k.Dst.Len() / k.Dst.N),
+		c: C.int(k.Dst.C), terms: C.int(len(k.Terms)), clip: flag(k.Clip), mask_n: C.int(k.Mask.N), mask_c: C.int(k.Mask.C),
+	}
+	for i, t := range k.Terms {
+		a.term[i] = C.blend_term{x: at(t.X), num: at(t.Num), den: at(t.Den), factor: C.float(t.C), n: C.int(t.X.N), c: C.int(t.X.C)}
+	}
+	each(b, "blend_f32", k.Dst.Len(), a)
+}
+
+const dotBand = 16384 // kDotBand of pixels.cu
+
+// Dot sums bands of elements and joins them.
+func (b *Backend) Dot(dst, x, y kernels.View) {
+	image := x.Len() / x.N
+	bands := blocks(image, dotBand)
+	a := C.dot_args{dst: at(dst), a: at(x), b: at(y), part: C.ulonglong(b.shared(8 * x.N * bands)), image: C.longlong(image), bands: C.int(bands)}
+	launch(b, "dot_part", bands, x.N, 1, 256, 8*32, a)
+	launch(b, "dot_join", x.N, 1, 1, 256, 8*32, a)
+}
+
+// Accelerate implements kernels.Image.
+func (b *Backend) Accelerate(a *kernels.Accelerate) {
+	each(b, "accelerate_f32", a.X.Len(), C.accelerate_args{
+		x: at(a.X), z: at(a.Z), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss), count: C.longlong(a.X.Len()), image: C.longlong(a.X.Len() / a.X.N),
+		limit: C.float(a.Stop.Limit), step: C.float(a.Step), rho: C.float(a.Rho), momentum: C.float(a.Momentum),
+	})
+}
+
+// Adam implements kernels.Image.
+func (b *Backend) Adam(a *kernels.Adam) {
+	each(b, "adam_f32", a.X.Len(), C.adam_args{
+		x: at(a.X), m: at(a.M), v: at(a.V), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss),
+		count: C.longlong(a.X.Len()), image: C.longlong(a.X.Len() / a.X.N), limit: C.float(a.Stop.Limit), rate: C.float(a.Rate), rho: C.float(a.Rho),
+		bias1: C.float(1 - math.Pow(0.9, float64(a.T))), bias2: C.float(1 - math.Pow(0.999, float64(a.T))),
+	})
+}
+
+// maxTables bounds the memory of Fourier transforms of many lengths.
+const maxTables = 64
+
+// table is exp(-2 pi i j/n) for j < n, computed in F64 and kept. It is 0 after a fault.
+func (b *Backend) table(n int) device {
+	if p, ok := b.tables[n]; ok {
+		return p
+	}
+	data := make([]float32, 2*n)
+	for j := range n {
+		sin, cos := math.Sincos(-2 * math.Pi * float64(j) / float64(n))
+		data[2*j], data[2*j+1] = float32(cos), float32(sin)
+	}
+	p, err := keep(b, data)
+	if must(err) {
+		b.tables[n] = p
+	}
+	return p
+}
+
+// Fourier transforms the rows, then the columns.
+func (b *Backend) Fourier(f *kernels.Fourier) {
+	if len(b.tables) > maxTables-2 { // both tables are to live
+		for _, p := range b.tables {
+			b.later(func() error { return b.release(p) })
+		}
+		clear(b.tables)
+	}
+	n := f.Src.Len() / 2
+	rows, cols, between := b.table(f.Src.W), b.table(f.Src.H), b.shared(8*n)
+	a := C.dft_args{dst: C.ulonglong(between), src: at(f.Src), table: C.ulonglong(rows), count: C.longlong(n), n: C.int(f.Src.W),
+		step: C.longlong(f.Src.C), inverse: flag(f.Inverse), scale: 1}
+	each(b, "dft_f32", n, a)
+	a.dst, a.src, a.table, a.n, a.step = at(f.Dst), a.dst, C.ulonglong(cols), C.int(f.Src.H), C.longlong(f.Src.W*f.Src.C)
+	a.scale = C.float(1 / math.Sqrt(float64(f.Src.Pixels())))
+	each(b, "dft_f32", n, a)
+}

@@ -1,0 +1,68 @@
+// Operations whose elements do not meet: a thread for each element of the destination.
+#include "device.cuh"
+
+KERNEL(geglu_f32, geglu_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count) return;
+  const float* s = a.src + i / a.c * 2 * a.c + i % a.c;
+  a.dst[i] = s[0] * s[a.c] * normcdff(s[a.c]);
+}
+KERNEL_EXPORT(geglu_f32)
+
+KERNEL(resample_f32, resample_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count) return;
+  int c = (int)(i % a.c), x = (int)(i / a.c % a.w);
+  long long y = i / a.c / a.w;  // row of all images, whose number of rows is even on either side of a halving
+  if (a.sampling == SAMPLE_UP2) {
+    a.dst[i] = a.src[((y >> 1) * (a.w >> 1) + (x >> 1)) * a.c + c];
+  } else {
+    long long row = 2ll * a.w * a.c;
+    const float* s = a.src + 2 * y * row + 2ll * x * a.c + c;
+    a.dst[i] = 0.25f * (s[0] + s[a.c] + s[row] + s[row + a.c]);
+  }
+}
+KERNEL_EXPORT(resample_f32)
+
+KERNEL(blend_f32, blend_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count) return;
+  long long n = i / a.image, at = i - n * a.image, pixel = at / a.c;
+  int c = (int)(at % a.c);
+  if (a.mask && a.mask[((a.mask_n == 1 ? 0 : n) * (a.image / a.c) + pixel) * a.mask_c + (a.mask_c == 1 ? 0 : c)] == 0.f) {
+    a.dst[i] = a.other ? a.other[i] : 0.f;
+    return;
+  }
+  float sum = 0.f;
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    if (k >= a.terms) break;
+    const blend_term& t = a.term[k];
+    float f = t.factor;
+    if (t.num) f = t.den[n] == 0.f ? 0.f : f * (t.num[n] / t.den[n]);
+    sum = fmaf(f, t.x[((t.n == 1 ? 0 : n) * (a.image / a.c) + pixel) * t.c + (t.c == 1 ? 0 : c)], sum);
+  }
+  if (a.clip) sum = sum > 1.f ? 1.f : sum < -1.f ? -1.f : sum;  // a NaN stays one
+  a.dst[i] = sum;
+}
+KERNEL_EXPORT(blend_f32)
+
+KERNEL(accelerate_f32, accelerate_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count || (a.loss && a.loss[i / a.image] <= a.limit)) return;
+  float z = a.z[i], x = z - a.step * (a.grad[i] + a.rho * (z - a.x0[i]));
+  a.z[i] = x + a.momentum * (x - a.x[i]);
+  a.x[i] = x;
+}
+KERNEL_EXPORT(accelerate_f32)
+
+KERNEL(adam_f32, adam_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count || (a.loss && a.loss[i / a.image] <= a.limit)) return;
+  float g = a.grad[i] + a.rho * (a.x[i] - a.x0[i]);
+  float m = 0.9f * a.m[i] + 0.1f * g, v = 0.999f * a.v[i] + 0.001f * (g * g);
+  a.m[i] = m;
+  a.v[i] = v;
+  a.x[i] -= a.rate * (m / a.bias1) / (sqrtf(v / a.bias2) + 1e-8f);
+}
+KERNEL_EXPORT(adam_f32)

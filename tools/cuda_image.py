@@ -1,0 +1,116 @@
+"""Compiles the CUDA kernels into the image that builds with the tag `cuda` embed (make -f kernels.mk image).
+
+    python tools/cuda_image.py write     kernels/cuda/image.tar.zst and image.sum
+    python tools/cuda_image.py check     registers, spills and shared memory; fails on spills
+
+It needs two packages and neither a CUDA installation nor a GPU:
+
+    pip install nvidia-cuda-nvrtc-cu12==12.4.127 zstandard
+
+The compiler is that of CUDA 12.4 on purpose: its machine code runs on every driver of CUDA 12 and later, that of 13 does
+not. The image holds machine code for each architecture below and, for later ones, PTX, which the driver translates.
+"""
+
+import ctypes
+import glob
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels", "cuda")
+COMPILER = (12, 4)
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_75"]
+FLAGS = ["--std=c++17", "--ptxas-options=-v"]
+
+
+def sources():
+    """The names of what the image is made from, in the order of compilation."""
+    return sorted(glob.glob("*.cu", root_dir=FOLDER)), ["args.h", "device.cuh"]
+
+
+def fingerprint():
+    """Changes with the sources, the flags and the compiler. The test of package cuda computes the same."""
+    kernels, headers = sources()
+    h = hashlib.sha256()
+    for name in sorted(kernels + headers) + ["../../tools/cuda_image.py"]:
+        with open(os.path.join(FOLDER, name), "rb") as f:
+            h.update(f.read())
+    return h.hexdigest()
+
+
+class Compiler:
+    def __init__(self):
+        paths = [p for d in sys.path for p in glob.glob(os.path.join(d, "nvidia", "cuda_nvrtc", "lib", "libnvrtc.so.12"))]
+        if not paths:
+            sys.exit("NVRTC is missing: pip install nvidia-cuda-nvrtc-cu12==12.4.127")
+        self.lib = ctypes.CDLL(paths[0])
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self.call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+        if (major.value, minor.value) != COMPILER:
+            sys.exit(f"NVRTC is {major.value}.{minor.value}, expected %d.%d" % COMPILER)
+
+    def call(self, name, *args):
+        r = getattr(self.lib, name)(*args)
+        if r:
+            self.lib.nvrtcGetErrorString.restype = ctypes.c_char_p
+            raise RuntimeError(f"{name}: {self.lib.nvrtcGetErrorString(r).decode()}")
+
+    def text(self, program, what):
+        size = ctypes.c_size_t()
+        self.call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+        data = ctypes.create_string_buffer(size.value)
+        self.call(f"nvrtcGet{what}", program, data)
+        return data.raw
+
+    def compile(self, arch):
+        """Returns the image for one architecture and the compiler's remarks."""
+        program = ctypes.c_void_p()
+        text = "".join(f'#include "{name}"\n' for name in sources()[0])
+        self.call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
+        options = [f.encode() for f in FLAGS + [f"--gpu-architecture={arch}", f"--include-path={FOLDER}"]]
+        try:
+            self.call("nvrtcCompileProgram", program, len(options), (ctypes.c_char_p * len(options))(*options))
+        except RuntimeError as e:
+            sys.exit(f"{e}\n{self.text(program, 'ProgramLog').rstrip(bytes(1)).decode()}")
+        log = self.text(program, "ProgramLog").rstrip(bytes(1)).decode()
+        return self.text(program, "CUBIN" if arch.startswith("sm_") else "PTX"), log
+
+
+def write():
+    import zstandard
+
+    compiler, tar = Compiler(), io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as t:
+        for arch in ARCHITECTURES:
+            image, _ = compiler.compile(arch)
+            info = tarfile.TarInfo(arch)
+            info.size = len(image)
+            t.addfile(info, io.BytesIO(image))
+    packed = zstandard.ZstdCompressor(level=19).compress(tar.getvalue())
+    with open(os.path.join(FOLDER, "image.tar.zst"), "wb") as f:
+        f.write(packed)
+    with open(os.path.join(FOLDER, "image.sum"), "w") as f:
+        f.write(f"{fingerprint()}  sources\n{hashlib.sha256(packed).hexdigest()}  image.tar.zst\n")
+    print(f"image.tar.zst: {len(packed) >> 10} KB, {len(tar.getvalue()) >> 10} KB unpacked")
+
+
+def check():
+    compiler, bad = Compiler(), False
+    for arch in [a for a in ARCHITECTURES if a.startswith("sm_")]:
+        _, log = compiler.compile(arch)
+        for name, spills, use in re.findall(r"Function properties for (\w+)\s+(.*?)\n.*?Used (.*?)\n", log, re.S):
+            spilled = not re.search(r"\b0 bytes spill stores, 0 bytes spill loads", spills)
+            stack = re.search(r"(\d+) bytes stack frame", spills)
+            print(f"{arch} {name:22} {use}" + (f"; STACK {stack[1]}" if stack and stack[1] != "0" else "") + ("; SPILLS" if spilled else ""))
+            bad |= spilled
+        if "Used " not in log:
+            sys.exit(f"{arch}: the compiler tells nothing:\n{log}")
+    sys.exit(bad)
+
+
+if __name__ == "__main__":
+    {"write": write, "check": check}[sys.argv[1]]()
