@@ -73,6 +73,9 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				return err
 			}
 			defer d.Close()
+			if layers && dev.own() {
+				return usagef("--layers: layers of --device %s run while the program goes on, and cannot be timed one by one yet", dev.device)
+			}
 			plan, err := memory.plan(dev, s.tilings(size, size), batch, size, size, 0, func(t nn.Tiling) (dryrun.Cost, error) {
 				return s.cost(dev.options(), t, batch, size, size)
 			})

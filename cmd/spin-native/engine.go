@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/kernels/cuda"
 	"github.com/spin-native/spin/tensor"
 )
 
@@ -28,7 +31,7 @@ type deviceFlags struct {
 }
 
 func (f *deviceFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.device, "device", "cpu", "where to compute: cpu")
+	c.Flags().StringVar(&f.device, "device", "cpu", "where to compute: cpu, cuda (or cuda:1, ...; see spin-native devices), or auto, which takes cuda where it is there")
 	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format that convolutions multiply in: f32, or bf16, which is fast on processors with AMX and less exact")
 	c.Flags().BoolVar(&f.halfWeights, "half-weights", false, "keep the network's weights as F16: half the memory for them, a little less exact")
 	c.Flags().IntVar(&f.threads, "threads", 0, "processor threads (default: all that the system allows)")
@@ -38,18 +41,51 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	if c.Flags().Changed("threads") && f.threads < 1 {
 		return nil, usagef("--threads %d: expected 1 or more, for example --threads %d", f.threads, runtime.GOMAXPROCS(0))
 	}
-	if f.device != "cpu" {
-		return nil, usagef("--device %s is not available in this build; use --device cpu", f.device)
-	}
 	if f.dtype != "f32" && f.dtype != "bf16" {
-		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32 or bf16", f.dtype, f.device)
+		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32, or bf16 on the processor", f.dtype, f.device)
 	}
-	b, err := cpu.Open(f.options())
+	b, err := f.backend()
 	if err != nil {
 		return nil, err
 	}
 	return tensor.NewDevice(b), nil
 }
+
+// backend opens what --device names. Auto settles for the processor, for which --half-weights and --dtype bf16 are, too.
+func (f *deviceFlags) backend() (kernels.Backend, error) {
+	kind, number, _ := strings.Cut(f.device, ":")
+	n, err := 0, error(nil)
+	if kind == "cuda" && number != "" {
+		n, err = strconv.Atoi(number)
+	}
+	switch {
+	case f.device == "cpu":
+		return cpu.Open(f.options())
+	case f.device == "auto":
+		if !f.halfWeights && f.dtype == "f32" {
+			if b, err := cuda.Open(cuda.Options{}); err == nil {
+				f.device = "cuda"
+				return b, nil
+			}
+		}
+		f.device = "cpu"
+		return cpu.Open(f.options())
+	case kind != "cuda" || err != nil || n < 0 || strings.HasSuffix(f.device, ":"):
+		return nil, usagef("--device %s: expected cpu, cuda, cuda:1 or auto", f.device)
+	case f.halfWeights:
+		return nil, usagef("--half-weights is not available on --device %s, which computes in F32", f.device)
+	case f.dtype != "f32":
+		return nil, usagef("--dtype %s is not available on --device %s, which computes in F32", f.dtype, f.device)
+	}
+	b, err := cuda.Open(cuda.Options{Device: n})
+	if err != nil {
+		return nil, usagef("--device %s is not available: %v; use --device cpu", f.device, err)
+	}
+	return b, nil
+}
+
+// own reports whether the device has memory of its own. Its name is that of an open device.
+func (f *deviceFlags) own() bool { return strings.HasPrefix(f.device, "cuda") }
 
 func (f *deviceFlags) options() cpu.Options {
 	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights, Products: f.dtype}
@@ -65,7 +101,13 @@ func newDevices() *cobra.Command {
 			if len(levels) > 1 {
 				fmt.Fprintf(out, "      also: %s\n", strings.Join(levels[1:], ", "))
 			}
-			fmt.Fprintln(out, "cuda  not part of this build")
+			all, err := cuda.Devices()
+			if err != nil {
+				fmt.Fprintf(out, "cuda  %v\n", err)
+			}
+			for i, d := range all {
+				fmt.Fprintf(out, "cuda:%d  %s, compute capability %d.%d, %d MB\n", i, d.Name, d.Major, d.Minor, d.Memory>>20)
+			}
 			return nil
 		},
 	}

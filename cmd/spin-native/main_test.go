@@ -310,8 +310,12 @@ func TestBadInput(t *testing.T) {
 		{"NaN in the weights", append(denoise(pic), "--prior", nan), 1, []string{"middle_block.1.qkv.weight", "10", "NaN"}},
 		{"missing weight", append(denoise(pic), "--prior", short), 1, []string{"out.2.weight"}},
 		{"no threads", append(denoise(pic), "--threads", "0"), 2, []string{"--threads 0", "1 or more"}},
-		{"no such device", append(denoise(pic), "--device", "cuda"), 2, []string{"cuda", "cpu"}},
+		{"no such device", append(denoise(pic), "--device", "cuda:1000"), 2, []string{"cuda", "cpu"}},
+		{"no device at all", append(denoise(pic), "--device", "tpu"), 2, []string{"tpu", "cpu", "cuda"}},
+		{"half a device", append(denoise(pic), "--device", "cuda:"), 2, []string{"cuda:", "cpu"}},
+		{"device below zero", append(denoise(pic), "--device", "cuda:-1"), 2, []string{"cuda:-1", "cpu"}},
 		{"no such type", append(denoise(pic), "--dtype", "f16"), 2, []string{"f16", "f32"}},
+		{"type of another device", append(denoise(pic), "--dtype", "bf16", "--device", "cuda"), 2, []string{"--dtype bf16", "cuda"}},
 		{"too few steps", append(denoise(pic), "--steps", "1"), 2, []string{"--steps 1"}},
 		{"unknown preset", append(denoise(pic), "--preset", "slow"), 2, []string{"slow", "best"}},
 		{"truth of another size", append(denoise(pic), "--truth", wrongSize), 1, []string{"30 x 24", "32 x 24"}},
@@ -485,7 +489,7 @@ func TestCheckAndInfo(t *testing.T) {
 	code, _, errs = spin(t, "info", bad)
 	require.Equal(t, 1, code)
 	require.Equal(t, 1, strings.Count(errs, "\n"))
-	require.Contains(t, ok(t, "devices"), "cpu")
+	require.Regexp(t, `(?s)cpu .*cuda.* `, ok(t, "devices"))
 }
 
 // TestLatentInfo: the memory of every network of a file.

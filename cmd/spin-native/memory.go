@@ -67,11 +67,15 @@ func (p plan) String() string {
 func hostPictures(n, h, w int) int64 { return 12 * int64(n) * int64(h) * int64(w) * 3 * 4 }
 
 // plan finds the fastest tiling with which a run on n pictures of h x w, which take so many bytes outside of the engine,
-// fits into memory, or tells what it would take.
+// fits into memory, or tells what it would take. A device with memory of its own has no limit but --max-memory: it refuses
+// what it has not when the tensors are taken, in one piece and before anything is computed.
 func (f memoryFlag) plan(o deviceFlags, tilings []nn.Tiling, n, h, w int, pictures int64, rehearsals ...func(nn.Tiling) (dryrun.Cost, error)) (plan, error) {
 	limit, err := f.limit()
 	if err != nil {
 		return plan{}, err
+	}
+	if o.own() && f.mb == 0 {
+		limit = 0
 	}
 	p := plan{limit: limit, pictures: pictures, width: w}
 	engine := p.limit // what is left for it
@@ -93,7 +97,7 @@ func (f memoryFlag) plan(o deviceFlags, tilings []nn.Tiling, n, h, w int, pictur
 	if n > 1 {
 		advice = append(advice, "--samples 1 needs less")
 	}
-	if !o.halfWeights && p.cost.Memory.Weights > p.total()/8 {
+	if !o.halfWeights && !o.own() && p.cost.Memory.Weights > p.total()/8 {
 		advice = append(advice, "--half-weights needs less")
 	}
 	if f.mb > 0 {
