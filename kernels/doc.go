@@ -1,10 +1,11 @@
 // Package kernels is the contract between the networks and the machines: a small closed set of fused operations on
 // NHWC float32 tensors, which every backend implements and package kerneltest checks.
 //
-// A backend is opened by its constructor (ref.Open, cpu.Open), so a program's import list is its wiring diagram:
+// A backend is opened by its constructor (ref.Open, cpu.Open, cuda.Open), so a program's import list is its wiring diagram:
 //
 //	ref   pure Go, textbook loops with float64 sums: it defines what every operation means
 //	cpu   C leaf loops with SIMD, threads in Go
+//	cuda  NVIDIA devices, in builds with the tag cuda
 //
 // # Layout
 //

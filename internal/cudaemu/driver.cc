@@ -422,6 +422,8 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", name, gx, gy, gz, bx, by, bz, smem);
   auto args = std::make_shared<std::vector<std::vector<char>>>();
   for (size_t i = 0; i < f->k->params.size(); i++) args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
+  static const char* broken = getenv("CUEMU_FAIL");
+  if (broken && !strcmp(broken, name)) return push(s, [] { return CUDA_ERROR_ILLEGAL_ADDRESS; });
   return push(s, [=] {
     std::vector<void*> ps;
     for (auto& a : *args) ps.push_back(a.data());

@@ -77,9 +77,9 @@ __device__ __forceinline__ void conv_tile(const conv_args& a) {
 #pragma unroll
     for (int j = 0; j < TN; j++) acc[i][j] = 0.f;
 
-  int main = a.size * a.size * cin, cs = a.skip_weight ? a.cs[0] + a.cs[1] : 0;
+  int taps = a.size * a.size * cin, cs = a.skip_weight ? a.cs[0] + a.cs[1] : 0;
   for (int phase = 0; phase < 2; phase++) {  // the kernel, then the shortcut
-    int depth = phase ? cs : main;
+    int depth = phase ? cs : taps;
     const float* weight = phase ? a.skip_weight : a.weight;
     for (int k0 = 0; k0 < depth; k0 += kDepth) {
       int k = k0 + ak;

@@ -70,8 +70,10 @@ type Backend struct {
 	name   string
 	jobs   chan func() // for the goroutine that owns the context
 	closed bool
-	room   int            // bytes of scratch
-	tables map[int]device // of Fourier transforms, by length
+
+	tables  map[int]device // of Fourier transforms, by length
+	scratch device
+	room    int // bytes of scratch
 
 	// The rest belongs to the goroutine of the context.
 	fault   error // the first one
@@ -80,7 +82,6 @@ type Backend struct {
 	stream  cu.Stream
 	kernels map[string]*cu.Function
 	memory  map[device]struct{}
-	scratch device
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -359,21 +360,18 @@ func must(err error) bool {
 }
 
 // shared is scratch memory of the device, which every operation may use that asks for it: they run one after the other.
-// It is 0 after a fault.
-func (b *Backend) shared(bytes int) (p device) {
-	must(b.now(func() (err error) {
-		if bytes > b.room {
+func (b *Backend) shared(bytes int) device {
+	if bytes > b.room {
+		must(b.now(func() (err error) {
 			if b.scratch != 0 {
 				b.fail(b.release(b.scratch))
 			}
 			b.scratch, b.room = 0, 0
-			if b.scratch, err = b.obtain(bytes); err != nil {
-				return err
+			if b.scratch, err = b.obtain(bytes); err == nil {
+				b.room = bytes
 			}
-			b.room = bytes
-		}
-		p = b.scratch
-		return nil
-	}))
-	return p
+			return err
+		}))
+	}
+	return b.scratch // of no use after a fault, when nothing is launched
 }

@@ -4,6 +4,8 @@ package cuda
 
 import (
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +67,60 @@ func TestTables(t *testing.T) {
 	}
 	require.NoError(t, b.Sync())
 	require.LessOrEqual(t, len(b.memory), maxTables+2)
+}
+
+// TestLostDevice: a kernel that fails while it runs comes to light where something waits for it, and the program lives on.
+// The driver gives such a device up for the rest of the process, so this one is another process.
+func TestLostDevice(t *testing.T) {
+	const fail, kernel = "CUEMU_FAIL", "resample_f32"
+	info, err := Devices()
+	if err != nil || !strings.Contains(info[0].Name, "emulation") {
+		t.Skip("needs the emulated device, whose kernels fail to order")
+	}
+	if os.Getenv(fail) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestLostDevice$", "-test.v")
+		cmd.Env = append(os.Environ(), fail+"="+kernel)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		require.Contains(t, string(out), "--- PASS")
+		return
+	}
+	k, err := Open(Options{})
+	require.NoError(t, err)
+	src, err := k.Alloc(1)
+	require.NoError(t, err)
+	dst, err := k.Alloc(4)
+	require.NoError(t, err)
+	x, y := kernels.View{Buf: src, N: 1, H: 1, W: 1, C: 1}, kernels.View{Buf: dst, N: 1, H: 2, W: 2, C: 1}
+	k.Upload(x, []float32{1})
+	k.Resample(y, x, kernels.Up2, kernels.View{})
+	lost := k.Download(make([]float32, 4), y)
+	require.Error(t, lost)
+	require.Equal(t, lost, k.Sync())
+	_, err = k.Alloc(1)
+	require.Equal(t, lost, err)
+	_, err = k.PrepareConv(kernels.ConvWeights{Weight: []float32{1}, Out: 1, In: 1, Size: 1, Stride: 1})
+	require.Equal(t, lost, err)
+	k.Free(src)
+	_ = k.Close()
+	_, err = Open(Options{})
+	require.Error(t, err)
+}
+
+// TestImageFor: code of the device's generation, translated code for later ones, none for earlier ones.
+func TestImageFor(t *testing.T) {
+	m, err := images()
+	require.NoError(t, err)
+	for capability, want := range map[[2]int]string{
+		{7, 5}: "sm_75", {8, 0}: "sm_80", {8, 6}: "sm_86", {8, 7}: "sm_86", {8, 9}: "sm_89", {9, 0}: "sm_90", {10, 0}: "compute_75", {12, 0}: "compute_75",
+	} {
+		image, err := imageFor(capability[0], capability[1])
+		require.NoError(t, err)
+		require.NotEmpty(t, image)
+		require.Equal(t, m[want], image, "%v", capability)
+	}
+	for _, capability := range [][2]int{{7, 0}, {7, 2}, {6, 1}} {
+		_, err := imageFor(capability[0], capability[1])
+		require.ErrorContains(t, err, "7.5")
+	}
 }
