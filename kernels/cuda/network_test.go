@@ -66,16 +66,9 @@ func TestSpin(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := func(d *tensor.Device) []float32 {
-				z, err := photo.Open()
-				require.NoError(t, err)
-				info, err := z.Info()
-				require.NoError(t, err)
-				c, err := nn.ParseUNetConfig(info.Model)
-				require.NoError(t, err)
-				net, err := nn.LoadUNet(d, z.Scope(), c, nn.LoadOptions{})
-				require.NoError(t, err)
+				net, info := loadPhoto(t, d)
 				den := solver.FromModel(func(x *tensor.Tensor, at float64) *tensor.Tensor { return net.Forward(x, []float64{at}, nil) },
-					solver.ModelOptions{Schedule: schedule(t, info), Prediction: solver.Prediction(info.Prediction), Multiple: c.Downsampling()})
+					solver.ModelOptions{Schedule: schedule(t, info), Prediction: solver.Prediction(info.Prediction), Multiple: net.Config.Downsampling()})
 				op, err := spec.Build(d, edge, edge, 3)
 				require.NoError(t, err)
 				y, err := solver.Measure(op, d.From(truth, 1, edge, edge, 3), sigma, 4, 0)
@@ -98,6 +91,44 @@ func TestSpin(t *testing.T) {
 			require.Less(t, worst, 1e-4)
 		})
 	}
+}
+
+func loadPhoto(t *testing.T, d *tensor.Device) (*nn.UNet, weights.Info) {
+	f, err := photo.Open()
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Info()
+	require.NoError(t, err)
+	c, err := nn.ParseUNetConfig(info.Model)
+	require.NoError(t, err)
+	net, err := nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{})
+	require.NoError(t, err)
+	return net, info
+}
+
+// TestBatch: every image of a batch gets the bytes that it gets alone, and the second time the same.
+func TestBatch(t *testing.T) {
+	d := tensor.NewDevice(open(t))
+	net, _ := loadPhoto(t, d)
+	const edge = 16
+	pictures := make([]float32, 2*edge*edge*3)
+	for i := range pictures {
+		pictures[i] = float32(math.Sin(float64(i * i)))
+	}
+	predict := func(data []float32) []float32 {
+		x := d.From(data, len(data)/(edge*edge*3), edge, edge, 3)
+		defer x.Free()
+		y, err := net.Predict(x, []float64{300}, nil)
+		require.NoError(t, err)
+		defer y.Free()
+		out, err := y.Floats()
+		require.NoError(t, err)
+		return out
+	}
+	both, half := predict(pictures), edge*edge*3
+	first, second := predict(pictures[:half]), predict(pictures[half:])
+	require.Equal(t, both, append(first, second...))
+	require.Equal(t, both, predict(pictures))
 }
 
 func schedule(t *testing.T, info weights.Info) *solver.Schedule {
