@@ -3,15 +3,16 @@
 #   make -f kernels.mk headers   cuda.h, which builds with the tag cuda need, from PyPI into bin/cuda
 #   make -f kernels.mk emu       the emulated device for tests, bin/cudaemu/libcuda.so.1; needs g++
 #   make -f kernels.mk image     compiles kernels/cuda/*.cu into the image that builds with the tag embed
-#   make -f kernels.mk check     registers, spills and shared memory of every kernel
+#   make -f kernels.mk check     registers, stack and spills of every kernel
+#   make -f kernels.mk verify    compiles the image again and compares
 #
-# image and check need the Python packages that tools/cuda_image.py names. docs/cuda.md tells how it all fits together.
+# The last three need the Python packages that tools/cuda_image.py names (PYTHON=...). docs/cuda.md tells how it all fits together.
 PYTHON ?= python3
 BIN := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))bin
 INC := $(BIN)/cuda/include
 EMU ?= $(BIN)/cudaemu
 
-.PHONY: help headers emu image check
+.PHONY: help headers emu image check verify
 help:
 	@sed -n 's/^#   //p' kernels.mk
 
@@ -30,3 +31,5 @@ image:
 	$(PYTHON) tools/cuda_image.py write
 check:
 	$(PYTHON) tools/cuda_image.py check
+verify:
+	$(PYTHON) tools/cuda_image.py verify

@@ -1,7 +1,8 @@
 """Compiles the CUDA kernels into the image that builds with the tag `cuda` embed (make -f kernels.mk image).
 
     python tools/cuda_image.py write     kernels/cuda/image.tar.zst and image.sum
-    python tools/cuda_image.py check     registers, spills and shared memory; fails on spills
+    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills
+    python tools/cuda_image.py verify    compiles and compares: the committed image is what these sources give
 
 It needs two packages and neither a CUDA installation nor a GPU:
 
@@ -17,7 +18,6 @@ import hashlib
 import io
 import os
 import re
-import subprocess
 import sys
 import tarfile
 
@@ -80,9 +80,8 @@ class Compiler:
         return self.text(program, "CUBIN" if arch.startswith("sm_") else "PTX"), log
 
 
-def write():
-    import zstandard
-
+def build():
+    """The archive of all images."""
     compiler, tar = Compiler(), io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as t:
         for arch in ARCHITECTURES:
@@ -90,12 +89,27 @@ def write():
             info = tarfile.TarInfo(arch)
             info.size = len(image)
             t.addfile(info, io.BytesIO(image))
-    packed = zstandard.ZstdCompressor(level=19).compress(tar.getvalue())
+    return tar.getvalue()
+
+
+def write():
+    import zstandard
+
+    tar = build()
+    packed = zstandard.ZstdCompressor(level=19).compress(tar)
     with open(os.path.join(FOLDER, "image.tar.zst"), "wb") as f:
         f.write(packed)
     with open(os.path.join(FOLDER, "image.sum"), "w") as f:
         f.write(f"{fingerprint()}  sources\n{hashlib.sha256(packed).hexdigest()}  image.tar.zst\n")
-    print(f"image.tar.zst: {len(packed) >> 10} KB, {len(tar.getvalue()) >> 10} KB unpacked")
+    print(f"image.tar.zst: {len(packed) >> 10} KB, {len(tar) >> 10} KB unpacked")
+
+
+def verify():
+    import zstandard
+
+    with open(os.path.join(FOLDER, "image.tar.zst"), "rb") as f:
+        same = zstandard.ZstdDecompressor().decompress(f.read()) == build()
+    sys.exit(None if same else "image.tar.zst is not what the sources give: make -f kernels.mk image")
 
 
 def check():
@@ -113,4 +127,4 @@ def check():
 
 
 if __name__ == "__main__":
-    {"write": write, "check": check}[sys.argv[1]]()
+    {"write": write, "check": check, "verify": verify}[sys.argv[1]]()

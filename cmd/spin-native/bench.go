@@ -117,12 +117,15 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				}
 				fmt.Fprintln(c.OutOrStdout())
 			}
-			bands := ""
+			where, bands := r.Level, ""
+			if !dev.own() {
+				where = fmt.Sprintf("%d threads on %s", r.Threads, r.Level)
+			}
 			if plan.rows() > 0 {
 				bands = ", " + plan.String()
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s at %d x %d, batch %d, %d threads on %s: %.1f ms (least of %d), %.1f GFLOP, %.0f GFLOP/s, peak %d MB%s\n",
-				r.Model, size, size, batch, r.Threads, r.Level, r.MsMin, runs, r.GFLOP, r.GFLOP/r.MsMin*1e3, r.PeakRSS, bands)
+			fmt.Fprintf(c.OutOrStdout(), "%s at %d x %d, batch %d, %s: %.1f ms (least of %d), %.1f GFLOP, %.0f GFLOP/s, peak %d MB%s\n",
+				r.Model, size, size, batch, where, r.MsMin, runs, r.GFLOP, r.GFLOP/r.MsMin*1e3, r.PeakRSS, bands)
 			return nil
 		},
 	}
