@@ -184,7 +184,7 @@ func (b *Backend) later(f func() error) {
 
 func (b *Backend) fail(err error) {
 	if b.fault == nil && err != nil {
-		b.fault = fmt.Errorf("%s: %w", b.name, err)
+		b.fault = fmt.Errorf("%s: the device failed, in this operation or an earlier one: %w", b.name, err)
 	}
 }
 
@@ -260,7 +260,7 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 func (b *Backend) obtain(bytes int) (device, error) {
 	p, err := cu.MemAlloc(int64(max(bytes, 1)))
 	if errors.Is(err, cu.OutOfMemory) {
-		return 0, fmt.Errorf("%s: %d MB: %w", b.name, bytes>>20, kernels.ErrOutOfMemory)
+		return 0, fmt.Errorf("%s: %.1f MB: %w", b.name, float64(bytes)/(1<<20), kernels.ErrOutOfMemory)
 	}
 	if err != nil {
 		b.fail(err)
