@@ -48,6 +48,18 @@ func TestFault(t *testing.T) {
 	require.ErrorContains(t, err, "no device 1048576")
 }
 
+// TestUnsupported: what a device cannot do is an error that says so.
+func TestUnsupported(t *testing.T) {
+	if _, err := Devices(); err != nil {
+		t.Skipf("no CUDA device: %v", err)
+	}
+	b, err := Open(Options{})
+	require.NoError(t, err)
+	b.Attention(&kernels.Attention{Dst: kernels.View{N: 1, H: 1, W: 1, C: 7000}, Heads: 1, Dim: 7000})
+	require.ErrorContains(t, b.Sync(), "heads of 7000 channels")
+	require.NoError(t, b.Close())
+}
+
 // TestTables: transforms of many lengths do not take ever more memory.
 func TestTables(t *testing.T) {
 	if _, err := Devices(); err != nil {

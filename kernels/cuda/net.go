@@ -138,7 +138,10 @@ func (b *Backend) Attention(k *kernels.Attention) {
 		name, queries = "attention_f32_1", 1
 	}
 	if room(queries) > sharedLimit {
-		b.later(func() error { return fmt.Errorf("attention heads of %d channels are not supported", k.Dim) })
+		b.later(func() error {
+			b.fault = fmt.Errorf("%s: attention heads of %d channels do not fit in its shared memory", b.name, k.Dim)
+			return nil
+		})
 		return
 	}
 	launch(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, keys, room(queries), C.attention_args{
