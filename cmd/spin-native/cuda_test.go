@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,7 +41,9 @@ func TestCUDA(t *testing.T) {
 	code, _, errs := spin(t, "bench", "--layers", "--device", "cuda", "--size", "16")
 	require.Equal(t, 2, code)
 	require.Contains(t, errs, "--layers")
-	code, _, errs = spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", "--half-weights", "--device", "cuda", "-o", filepath.Join(dir, "half.png"), pic)
-	require.Equal(t, 2, code)
-	require.Contains(t, errs, "--half-weights")
+	for _, brief := range []string{"--half-weights", "--dtype=bf16"} {
+		code, _, errs = spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", brief, "--device", "cuda", "-o", filepath.Join(dir, "brief.png"), pic)
+		require.Equal(t, 2, code)
+		require.Contains(t, errs, strings.ReplaceAll(brief, "=", " "))
+	}
 }

@@ -126,7 +126,17 @@ typedef struct {
 	device_floats dst, src, table; // exp(-2 pi i j/n) for j < n, [n][2]
 	long long count;               // complex elements
 	int n;
-	long long step; // floats from one element of a transform to the next
+	long long step; // floats from one element of a transform to the next, were both sides complex
 	int inverse;
+	int real_src, real_dst; // numbers without an imaginary part, which src lacks and dst drops
 	float scale;
+	device_floats over; // where present, element i of dst is divided by over[i/width % size] + rho
+	long long width, size;
+	float rho;
 } dft_args;
+
+typedef struct {
+	device_floats dst, weight, rows, cols; // tables for w and for h, as in dft_args
+	device_ints dy, dx;
+	int h, w, taps;
+} power_args;

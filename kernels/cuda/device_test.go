@@ -27,6 +27,8 @@ func TestFault(t *testing.T) {
 	require.NoError(t, err)
 	v := kernels.View{Buf: buf, N: 1, H: 1, W: 1, C: 4}
 	b.Upload(v, make([]float32, 4))
+	f, err := b.PrepareFilter(kernels.FilterWeights{H: 1, W: 1, K: []float32{1}})
+	require.NoError(t, err)
 	require.NoError(t, b.Sync())
 	launch(b, "geglu_f32", 1, 1, 1, 4096, 0, struct{ a [64]byte }{}) // no device has so many threads
 	first := b.Sync()
@@ -38,6 +40,7 @@ func TestFault(t *testing.T) {
 	require.Equal(t, first, err)
 	b.Moments(v, v) // wants scratch memory, which is an error of the device and no lack of it
 	b.Fourier(&kernels.Fourier{Dst: v, Src: v})
+	b.Deconvolve(&kernels.Deconvolve{Dst: v, Src: v, Kernel: f, Rho: 1})
 	b.Upload(v, make([]float32, 4))
 	b.Free(buf)
 	require.NoError(t, b.Close())
@@ -79,6 +82,37 @@ func TestTables(t *testing.T) {
 	}
 	require.NoError(t, b.Sync())
 	require.LessOrEqual(t, len(b.memory), maxTables+2)
+}
+
+// TestDeconvolve: a filter serves images of different sizes in turn, and keeps the spectrum for one of them.
+func TestDeconvolve(t *testing.T) {
+	if _, err := Devices(); err != nil {
+		t.Skipf("no CUDA device: %v", err)
+	}
+	k, err := Open(Options{})
+	require.NoError(t, err)
+	defer k.Close()
+	b := k.(*Backend)
+	f, err := b.PrepareFilter(kernels.FilterWeights{H: 3, W: 1, K: []float32{0.2, 0.5, 0.3}})
+	require.NoError(t, err)
+	src := make([]float32, 24)
+	for i := range src {
+		src[i] = float32(i * i % 7)
+	}
+	buf, err := b.Alloc(len(src))
+	require.NoError(t, err)
+	run := func(h, w int) []float32 {
+		v, out := kernels.View{Buf: buf, N: 1, H: h, W: w, C: 1}, make([]float32, len(src))
+		b.Upload(v, src)
+		b.Deconvolve(&kernels.Deconvolve{Dst: v, Src: v, Kernel: f, Rho: 0.1})
+		require.NoError(t, b.Download(out, v))
+		return out
+	}
+	first, pieces := run(6, 4), len(b.memory)
+	require.NotEqual(t, first, run(4, 6))
+	require.Equal(t, first, run(6, 4))
+	require.Equal(t, first, run(6, 4))
+	require.Len(t, b.memory, pieces)
 }
 
 // TestLostDevice: a kernel that fails while it runs comes to light where something waits for it, and the program lives on.

@@ -119,22 +119,48 @@ KERNEL(filter_adjoint_f32, filter_args, 256) {
 KERNEL_EXPORT(filter_adjoint_f32)
 
 // One dimension of a Fourier transform as the plain sum. Elements of a transform lie step floats apart; element i of dst
-// is number i / (step/2) % n of its transform. dst must not be src.
+// is number i / (step/2) % n of its transform. dst must not be src. For Deconvolve it reads and writes real numbers, and
+// divides by a squared spectrum.
 KERNEL(dft_f32, dft_args, 256) {
   long long i = thread_index();
   if (i >= a.count) return;
   long long half = a.step / 2, line = i / half / a.n;
   int k = (int)(i / half % a.n);
-  const float* src = a.src + 2 * (line * a.n * half + i % half);
+  const float* src = a.src + (a.real_src ? 1 : 2) * (line * a.n * half + i % half);
+  long long step = a.real_src ? half : a.step;
   float re = 0.f, im = 0.f, sign = a.inverse ? -1.f : 1.f;
   for (int j = 0, at = 0; j < a.n; j++) {  // at = j k mod n
-    float c = a.table[2 * at], s = sign * a.table[2 * at + 1], x = src[j * a.step], y = src[j * a.step + 1];
+    float c = a.table[2 * at], s = sign * a.table[2 * at + 1], x = src[j * step], y = a.real_src ? 0.f : src[j * step + 1];
     re = fmaf(c, x, fmaf(-s, y, re));
     im = fmaf(c, y, fmaf(s, x, im));
     at += k;
     if (at >= a.n) at -= a.n;
   }
-  a.dst[2 * i] = a.scale * re;
-  a.dst[2 * i + 1] = a.scale * im;
+  if (a.real_dst) {
+    a.dst[i] = a.scale * re;
+    return;
+  }
+  float by = a.over ? a.over[i / a.width % a.size] + a.rho : 1.f;
+  a.dst[2 * i] = a.scale * re / by;
+  a.dst[2 * i + 1] = a.scale * im / by;
 }
 KERNEL_EXPORT(dft_f32)
+
+// |k|^2 for the transform k of a filter laid on an image of h x w pixels, as often around it as it is large: a sum over its
+// taps for each frequency.
+KERNEL(power_f32, power_args, 256) {
+  long long i = thread_index();
+  if (i >= (long long)a.h * a.w) return;
+  long long x = i % a.w, y = i / a.w;
+  double re = 0, im = 0;
+  for (int k = 0; k < a.taps; k++) {
+    long long p = x * a.dx[k] % a.w, q = y * a.dy[k] % a.h;
+    if (p < 0) p += a.w;
+    if (q < 0) q += a.h;
+    double c = a.rows[2 * p], s = a.rows[2 * p + 1], d = a.cols[2 * q], t = a.cols[2 * q + 1];
+    re += a.weight[k] * (c * d - s * t);
+    im += a.weight[k] * (c * t + s * d);
+  }
+  a.dst[i] = (float)(re * re + im * im);
+}
+KERNEL_EXPORT(power_f32)

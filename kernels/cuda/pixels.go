@@ -68,6 +68,8 @@ func (b *Backend) Separable(s *kernels.Separable) {
 type filter struct {
 	h, w, taps     int
 	dy, dx, weight device // of the taps that are not zero
+	power          device // the squared spectrum for images of one size, that of the last Deconvolve
+	on             [2]int // which size that is
 }
 
 func (f *filter) Size() (h, w int) { return f.h, f.w }
@@ -172,20 +174,68 @@ func (b *Backend) table(n int) device {
 	return p
 }
 
-// Fourier transforms the rows, then the columns.
-func (b *Backend) Fourier(f *kernels.Fourier) {
-	if len(b.tables) > maxTables-2 { // both tables are to live
+// tablesFor returns those of the rows and of the columns of an image, which live until it is called again.
+func (b *Backend) tablesFor(h, w int) (rows, cols device) {
+	if len(b.tables) > maxTables-2 { // both are to live
 		for _, p := range b.tables {
 			b.later(func() error { return b.release(p) })
 		}
 		clear(b.tables)
 	}
+	return b.table(w), b.table(h)
+}
+
+// Fourier transforms the rows, then the columns.
+func (b *Backend) Fourier(f *kernels.Fourier) {
 	n := f.Src.Len() / 2
-	rows, cols, between := b.table(f.Src.W), b.table(f.Src.H), b.shared(8*n)
+	rows, cols := b.tablesFor(f.Src.H, f.Src.W)
+	between := b.shared(8 * n)
 	a := C.dft_args{dst: C.ulonglong(between), src: at(f.Src), table: C.ulonglong(rows), count: C.longlong(n), n: C.int(f.Src.W),
 		step: C.longlong(f.Src.C), inverse: flag(f.Inverse), scale: 1}
 	each(b, "dft_f32", n, a)
 	a.dst, a.src, a.table, a.n, a.step = at(f.Dst), a.dst, C.ulonglong(cols), C.int(f.Src.H), C.longlong(f.Src.W*f.Src.C)
 	a.scale = C.float(1 / math.Sqrt(float64(f.Src.Pixels())))
 	each(b, "dft_f32", n, a)
+}
+
+// powerOn is the squared spectrum of a filter on images of h x w. It is 0 after a fault.
+func (b *Backend) powerOn(f *filter, h, w int, rows, cols device) device {
+	if f.on == [2]int{h, w} {
+		return f.power
+	}
+	must(b.now(func() (err error) {
+		if f.power != 0 {
+			b.fail(b.release(f.power))
+		}
+		f.power, f.on = 0, [2]int{}
+		if f.power, err = b.obtain(4 * h * w); err == nil {
+			f.on = [2]int{h, w}
+		}
+		return err
+	}))
+	each(b, "power_f32", h*w, C.power_args{
+		dst: C.ulonglong(f.power), weight: C.ulonglong(f.weight), rows: C.ulonglong(rows), cols: C.ulonglong(cols),
+		dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx), h: C.int(h), w: C.int(w), taps: C.int(f.taps),
+	})
+	return f.power
+}
+
+// Deconvolve transforms rows and columns, divides, and transforms columns and rows back, all channels as complex numbers.
+func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
+	n, h, w, c := a.Src.Len(), a.Src.H, a.Src.W, a.Src.C
+	rows, cols := b.tablesFor(h, w)
+	power := b.powerOn(a.Kernel.(*filter), h, w, rows, cols)
+	one := C.ulonglong(b.shared(16 * n))
+	other := one + 8*C.ulonglong(n)
+	pass := func(dst, src C.ulonglong, table device, length, step int, more C.dft_args) {
+		more.dst, more.src, more.table, more.count, more.n, more.step = dst, src, C.ulonglong(table), C.longlong(n), C.int(length), C.longlong(step)
+		if more.scale == 0 {
+			more.scale = 1
+		}
+		each(b, "dft_f32", n, more)
+	}
+	pass(one, at(a.Src), rows, w, 2*c, C.dft_args{real_src: 1})
+	pass(other, one, cols, h, 2*w*c, C.dft_args{over: C.ulonglong(power), width: C.longlong(c), size: C.longlong(h * w), rho: C.float(a.Rho)})
+	pass(one, other, cols, h, 2*w*c, C.dft_args{inverse: 1})
+	pass(at(a.Dst), one, rows, w, 2*c, C.dft_args{inverse: 1, real_dst: 1, scale: C.float(1 / float64(h*w))})
 }
