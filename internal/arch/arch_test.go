@@ -25,6 +25,7 @@ var below = map[string][]string{
 	"tensor":             {"kernels"},
 	"weights":            {"tensor", "internal/atomicfile"},
 	"weights/photo":      {"weights"},
+	"weights/latent":     {"weights"},
 	"nn":                 {"kernels", "tensor", "weights"},
 	"solver":             {"kernels", "tensor", "weights"},
 }
