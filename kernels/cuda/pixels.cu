@@ -118,7 +118,10 @@ KERNEL(filter_adjoint_f32, filter_args, 256) {
 }
 KERNEL_EXPORT(filter_adjoint_f32)
 
-// One dimension of a Fourier transform as the plain sum. Elements of a transform lie step floats apart; element i of dst
+constexpr int kDftRun = 32;  // terms that dft_f32 sums in F32
+
+// One dimension of a Fourier transform as the plain sum: runs in F32, which are joined in F64, as sums of many terms in F32
+// round far more than a fast transform does, above all where they are large before they cancel. Elements of a transform lie step floats apart; element i of dst
 // is number i / (step/2) % n of its transform. dst must not be src. For Deconvolve it reads and writes real numbers, and
 // divides by a squared spectrum.
 KERNEL(dft_f32, dft_args, 256) {
@@ -128,21 +131,28 @@ KERNEL(dft_f32, dft_args, 256) {
   int k = (int)(i / half % a.n);
   const float* src = a.src + (a.real_src ? 1 : 2) * (line * a.n * half + i % half);
   long long step = a.real_src ? half : a.step;
-  float re = 0.f, im = 0.f, sign = a.inverse ? -1.f : 1.f;
-  for (int j = 0, at = 0; j < a.n; j++) {  // at = j k mod n
-    float c = a.table[2 * at], s = sign * a.table[2 * at + 1], x = src[j * step], y = a.real_src ? 0.f : src[j * step + 1];
-    re = fmaf(c, x, fmaf(-s, y, re));
-    im = fmaf(c, y, fmaf(s, x, im));
-    at += k;
-    if (at >= a.n) at -= a.n;
+  float sign = a.inverse ? -1.f : 1.f;
+  double sums[2] = {0, 0};
+  for (int j = 0, at = 0; j < a.n;) {  // at = j k mod n
+    float re = 0.f, im = 0.f;
+    for (int end = j + kDftRun < a.n ? j + kDftRun : a.n; j < end; j++) {
+      float c = a.table[2 * at], s = sign * a.table[2 * at + 1], x = src[j * step], y = a.real_src ? 0.f : src[j * step + 1];
+      re = fmaf(c, x, fmaf(-s, y, re));
+      im = fmaf(c, y, fmaf(s, x, im));
+      at += k;
+      if (at >= a.n) at -= a.n;
+    }
+    sums[0] += re;
+    sums[1] += im;
   }
+  float re = a.scale * (float)sums[0], im = a.scale * (float)sums[1];
   if (a.real_dst) {
-    a.dst[i] = a.scale * re;
+    a.dst[i] = re;
     return;
   }
   float by = a.over ? a.over[i / a.width % a.size] + a.rho : 1.f;
-  a.dst[2 * i] = a.scale * re / by;
-  a.dst[2 * i + 1] = a.scale * im / by;
+  a.dst[2 * i] = re / by;
+  a.dst[2 * i + 1] = im / by;
 }
 KERNEL_EXPORT(dft_f32)
 
