@@ -191,7 +191,7 @@ func (d *Device) Deconvolve(dst, src *Tensor, k *FilterKernel, rho float64) *Ten
 		dst = d.New(src.N(), src.H(), src.W(), src.C())
 	}
 	sameShape(op, src, dst, "destination")
-	d.b.Deconvolve(&kernels.Deconvolve{Dst: d.view(op, dst), Src: d.view(op, src), Kernel: k.k, Rho: float32(rho)})
+	d.b.Deconvolve(&kernels.Deconvolve{Dst: d.own(op, dst), Src: d.view(op, src), Kernel: k.k, Rho: float32(rho)})
 	return dst
 }
 

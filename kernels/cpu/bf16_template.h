@@ -74,10 +74,10 @@ INL void brief_tile(const int m, const run16 *r, int runs, int main, const place
 	_Pragma("GCC unroll 16") for (int i = 0; i < m; i++) store(out + i * NR, s[i][0]), store(out + i * NR + LANES, s[i][1]);
 }
 
-// BY_SIZE has code of its own for every size of register tile, and takes as few tiles as possible of almost equal size.
+// BY_SIZE has code of its own for every size of register tile.
 #define BY_SIZE(tile) \
 	for (int i = 0; i < p->count;) { \
-		const int left = p->count - i, tiles = (left + MR - 1) / MR, m = (left + tiles - 1) / tiles; \
+		const int m = even(p->count - i); \
 		switch (m) { SIZE(1, tile) SIZE(2, tile) SIZE(3, tile) SIZE(4, tile) SIZE(5, tile) SIZE(6, tile) SIZE(7, tile) SIZE(8, tile) \
 			SIZE(9, tile) SIZE(10, tile) SIZE(11, tile) SIZE(12, tile) } \
 		i += m; \
@@ -157,10 +157,10 @@ static AMX_TARGET void brief_amx(const run16 *r, int runs, int main, const place
 	}
 	FENCE;
 }
+#undef FENCE
 #else
 static void amx_open(void) {}
 static void amx_close(void) {}
-#undef FENCE
 #endif
 #undef SIZE
 

@@ -100,13 +100,15 @@ func (b *Backend) multiply(products string) error {
 	if b.bf16 = format == "bf16"; !b.bf16 && products != "" && products != "f32" {
 		return fmt.Errorf("cpu: products in %q, expected f32 or bf16", products)
 	}
+	if !b.bf16 {
+		b.brief = C.BRIEF_ANY // for a form that a caller forces; the system is not asked for AMX for that
+		return nil
+	}
 	i := slices.IndexFunc(briefs, func(w brief) bool { return (!forced || w.name == way) && w.has(b.lv) })
 	if i < 0 {
 		return fmt.Errorf("cpu: products in %q are not available on %s here", products, b.name)
 	}
-	if b.brief = briefs[i].how; b.bf16 {
-		b.name += "+bf16/" + briefs[i].name
-	}
+	b.brief, b.name = briefs[i].how, b.name+"+bf16/"+briefs[i].name
 	return nil
 }
 
