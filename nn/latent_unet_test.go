@@ -203,18 +203,25 @@ func TestVariety(t *testing.T) {
 	}
 }
 
-// TestLatentMemory: nothing is left behind, and the second pass asks the backend for nothing.
-func TestLatentMemory(t *testing.T) {
+// loadVariety builds the network of variety on a device of its own.
+func loadVariety(t *testing.T) (*tensor.Device, *nn.LatentUNet) {
 	b, err := cpu.Open(cpu.Options{})
 	require.NoError(t, err)
 	d := tensor.NewDevice(b)
-	defer d.Close()
 	net, err := nn.LoadLatentUNet(d, weights.Synthetic("variety", 3).Scope(), variety, nn.LoadOptions{})
 	require.NoError(t, err)
+	return d, net
+}
+
+// TestLatentMemory: nothing is left behind, and the second pass asks the backend for nothing.
+func TestLatentMemory(t *testing.T) {
+	d, net := loadVariety(t)
+	defer d.Close()
 	x, context := d.New(1, 16, 16, 4), d.New(1, 1, 5, 20)
 	x.Set(noise(x.Len()))
 	context.Set(noise(context.Len()))
 	var ready *nn.Context
+	var err error
 	call := func() tensor.Stats {
 		out, err := net.Predict(x, []float64{1}, []int{0}, ready)
 		require.NoError(t, err)
@@ -238,12 +245,8 @@ func TestLatentMemory(t *testing.T) {
 
 // TestContext: keys and values that were made ready once serve every step as new ones would, and outlive their tokens.
 func TestContext(t *testing.T) {
-	b, err := cpu.Open(cpu.Options{})
-	require.NoError(t, err)
-	d := tensor.NewDevice(b)
+	d, net := loadVariety(t)
 	defer d.Close()
-	net, err := nn.LoadLatentUNet(d, weights.Synthetic("variety", 3).Scope(), variety, nn.LoadOptions{})
-	require.NoError(t, err)
 	tokens := func() *tensor.Tensor { return d.From(noise(2*5*20), 2, 1, 5, 20) }
 	x := d.From(noise(2*8*8*4), 2, 8, 8, 4)
 	step := func(at float64, c *nn.Context) []float32 {

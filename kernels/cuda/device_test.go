@@ -16,13 +16,7 @@ import (
 
 // TestFault: an error of the device does not end the process, stays, and stops what comes after it.
 func TestFault(t *testing.T) {
-	_ = os.Getenv(lazycuda.Library)
-	if _, err := Devices(); err != nil {
-		t.Skipf("no CUDA device: %v", err)
-	}
-	k, err := Open(Options{})
-	require.NoError(t, err)
-	b := k.(*Backend)
+	b := openBackend(t)
 	buf, err := b.Alloc(4)
 	require.NoError(t, err)
 	v := kernels.View{Buf: buf, N: 1, H: 1, W: 1, C: 4}
@@ -53,25 +47,27 @@ func TestFault(t *testing.T) {
 
 // TestUnsupported: what a device cannot do is an error that says so.
 func TestUnsupported(t *testing.T) {
-	if _, err := Devices(); err != nil {
-		t.Skipf("no CUDA device: %v", err)
-	}
-	b, err := Open(Options{})
-	require.NoError(t, err)
+	b := openBackend(t)
 	b.Attention(&kernels.Attention{Dst: kernels.View{N: 1, H: 1, W: 1, C: 7000}, Heads: 1, Dim: 7000})
 	require.ErrorContains(t, b.Sync(), "heads of 7000 channels")
 	require.NoError(t, b.Close())
 }
 
-// TestTables: transforms of many lengths do not take ever more memory.
-func TestTables(t *testing.T) {
+// openBackend opens the device, or skips the test where there is none.
+func openBackend(t *testing.T) *Backend {
+	_ = os.Getenv(lazycuda.Library) // which C reads: so does the cache of test results, now
 	if _, err := Devices(); err != nil {
 		t.Skipf("no CUDA device: %v", err)
 	}
 	k, err := Open(Options{})
 	require.NoError(t, err)
-	defer k.Close()
-	b := k.(*Backend)
+	return k.(*Backend)
+}
+
+// TestTables: transforms of many lengths do not take ever more memory.
+func TestTables(t *testing.T) {
+	b := openBackend(t)
+	defer b.Close()
 	buf, err := b.Alloc(2 * 300)
 	require.NoError(t, err)
 	b.Upload(kernels.View{Buf: buf, N: 1, H: 1, W: 1, C: 600}, make([]float32, 600))
@@ -86,13 +82,8 @@ func TestTables(t *testing.T) {
 
 // TestDeconvolve: a filter serves images of different sizes in turn, and keeps the spectrum for one of them.
 func TestDeconvolve(t *testing.T) {
-	if _, err := Devices(); err != nil {
-		t.Skipf("no CUDA device: %v", err)
-	}
-	k, err := Open(Options{})
-	require.NoError(t, err)
-	defer k.Close()
-	b := k.(*Backend)
+	b := openBackend(t)
+	defer b.Close()
 	f, err := b.PrepareFilter(kernels.FilterWeights{H: 3, W: 1, K: []float32{0.2, 0.5, 0.3}})
 	require.NoError(t, err)
 	src := make([]float32, 24)
