@@ -303,13 +303,13 @@ func (c *corrector) stop(r *tensor.Tensor, in Inner) tensor.Stop {
 }
 
 // residuals is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where x explains the measurement up to its noise.
-// Where sigma is 0 it is the mean square |A(x)-y|^2 / count itself.
-func (c *corrector) residuals(x *tensor.Tensor) ([]float64, error) {
+// Where sigma is 0 it is the mean square |A(x)-y|^2 / count itself. The certificates look at the same residuals closely.
+func (c *corrector) residuals(x *tensor.Tensor) ([]float64, []Certificate, error) {
 	defer c.d.Tidy()()
 	r := c.residual(x)
 	squares, err := c.d.Dot(nil, r, r).Floats()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	scale := 1.0
 	if c.Sigma > 0 {
@@ -319,5 +319,6 @@ func (c *corrector) residuals(x *tensor.Tensor) ([]float64, error) {
 	for i, s := range squares {
 		out[i] = float64(s) / (c.counts[i] * scale)
 	}
-	return out, nil
+	certificates, err := c.certificates(r)
+	return out, certificates, err
 }

@@ -57,7 +57,8 @@ type Result struct {
 	Decoding      time.Duration
 	// Residual is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where the image explains the measurement up to
 	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count.
-	Residual []float64
+	Residual     []float64
+	Certificates []Certificate // how well every image explains its measurement
 }
 
 // run is the state that all solvers step forward: the noisy images x and the latest clean ones x0. With a first stage both
@@ -128,7 +129,7 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 		return res, err
 	}
 	res.OperatorCalls = r.c.calls
-	if res.Residual, err = r.c.residuals(r.image); err != nil {
+	if res.Residual, res.Certificates, err = r.c.residuals(r.image); err != nil {
 		return res, err
 	}
 	for i, v := range res.Residual {

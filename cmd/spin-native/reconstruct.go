@@ -60,28 +60,29 @@ little lets noise and ringing through; too much smooths.`,
 
 // reconstructReport is what --json prints.
 type reconstructReport struct {
-	Input          string            `json:"input"`
-	Outputs        []string          `json:"outputs"`
-	Width          int               `json:"width"`
-	Height         int               `json:"height"`
-	Task           string            `json:"task"`
-	Prior          string            `json:"prior"`
-	Device         string            `json:"device"`
-	Sigma          float64           `json:"sigma"`
-	Seed           uint64            `json:"seed"`
-	Calls          int               `json:"calls"`
-	Corrections    int               `json:"corrections"`
-	OperatorCalls  int               `json:"operator_calls"`
-	Seconds        float64           `json:"seconds"`
-	DenoiseSeconds float64           `json:"denoise_seconds"`
-	CorrectSeconds float64           `json:"correct_seconds"`
-	FirstStage     *firstStageReport `json:"first_stage,omitempty"` // of a latent prior
-	Memory         memoryReport      `json:"memory"`
-	Residual       []float64         `json:"residual"`
-	Settings       solver.Parameters `json:"settings"`
-	Measured       *score            `json:"measured,omitempty"`    // the input against the truth
-	FirstGuess     *score            `json:"first_guess,omitempty"` // the operator's own, without the prior
-	Result         []score           `json:"result,omitempty"`      // the outputs against the truth
+	Input          string               `json:"input"`
+	Outputs        []string             `json:"outputs"`
+	Width          int                  `json:"width"`
+	Height         int                  `json:"height"`
+	Task           string               `json:"task"`
+	Prior          string               `json:"prior"`
+	Device         string               `json:"device"`
+	Sigma          float64              `json:"sigma"`
+	Seed           uint64               `json:"seed"`
+	Calls          int                  `json:"calls"`
+	Corrections    int                  `json:"corrections"`
+	OperatorCalls  int                  `json:"operator_calls"`
+	Seconds        float64              `json:"seconds"`
+	DenoiseSeconds float64              `json:"denoise_seconds"`
+	CorrectSeconds float64              `json:"correct_seconds"`
+	FirstStage     *firstStageReport    `json:"first_stage,omitempty"` // of a latent prior
+	Memory         memoryReport         `json:"memory"`
+	Residual       []float64            `json:"residual"`
+	Certificates   []solver.Certificate `json:"certificates"` // how well every output explains the input
+	Settings       solver.Parameters    `json:"settings"`
+	Measured       *score               `json:"measured,omitempty"`    // the input against the truth
+	FirstGuess     *score               `json:"first_guess,omitempty"` // the operator's own, without the prior
+	Result         []score              `json:"result,omitempty"`      // the outputs against the truth
 }
 
 // firstStageReport is what encoding and decoding took, and their shares of the whole.
@@ -180,7 +181,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
-		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Settings: s.settings,
+		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates, Settings: s.settings,
 	}
 	shown := enlarged(pic, w/max(pic.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
@@ -203,7 +204,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 	for i, img := range s.images {
 		img.Gray, img.Depth, img.ICC, img.Alpha = pic.Gray, pic.Depth, pic.ICC, alphaFor(pic, h, w)
-		title, caption := "Reconstructed", residualText(m, s.result.Residual[i])
+		title, caption := "Reconstructed", residualText(s.result.Certificates[i])
 		if len(s.images) > 1 {
 			title = fmt.Sprintf("Sample %d", i+1)
 		}
@@ -249,7 +250,8 @@ func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) 
 			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare), plan)
 	}
 	for i := range r.Outputs {
-		fmt.Fprintf(w, "  %s\n", residualText(m, r.Residual[i]))
+		fmt.Fprintf(w, "  certificate    %s\n", r.Certificates[i].Text)
+		fmt.Fprintf(w, "                 %s\n", residualText(r.Certificates[i]))
 	}
 	if r.Measured != nil {
 		fmt.Fprintf(w, "  measured       %s\n", *r.Measured)

@@ -184,10 +184,10 @@ func watch(stderr io.Writer, quiet bool, label string) (progress func(solver.Pro
 	}
 }
 
-// residualText says in words how well a result explains its measurement.
-func residualText(m *solver.Measurement, residual float64) string {
-	if m.Sigma == 0 {
-		return fmt.Sprintf("mean square residual %.2g", residual)
+// residualText says in figures how well a result explains its measurement.
+func residualText(c solver.Certificate) string {
+	if c.Sigma == 0 {
+		return fmt.Sprintf("off the measurement by %.2g grey levels", c.RMS*127.5)
 	}
-	return fmt.Sprintf("residual %.2f (1 = explained up to its noise)", residual)
+	return fmt.Sprintf("chi-square %.3f (noise alone: 1 +- %.2g)", c.ChiSquare, c.Spread)
 }
