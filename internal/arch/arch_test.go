@@ -28,6 +28,7 @@ var below = map[string][]string{
 	"weights/latent":     {"weights"},
 	"nn":                 {"kernels", "tensor", "weights"},
 	"solver":             {"kernels", "tensor", "weights"},
+	"solver/optest":      {"tensor", "solver"},
 }
 
 // outside lists what library packages may import beyond the standard library.
