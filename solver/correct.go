@@ -189,9 +189,23 @@ func (c *corrector) vjp(x, r *tensor.Tensor) *tensor.Tensor {
 func (c *corrector) residual(x *tensor.Tensor) *tensor.Tensor {
 	if m, ok := c.Operator.(Misfit); ok {
 		c.calls++
-		return m.Misfit(x, c.Y)
+		r := m.Misfit(x, c.Y)
+		c.fits("Misfit", r, c.Y.Shape())
+		return r
 	}
 	return subtract(c.apply(x), c.Y)
+}
+
+// gradient is that of 1/2 |r|^2 at x, where r is the residual.
+func (c *corrector) gradient(x, r *tensor.Tensor) *tensor.Tensor {
+	m, ok := c.Operator.(Misfit)
+	if !ok {
+		return c.vjp(x, r)
+	}
+	c.calls++
+	g := m.MisfitVJP(x, r)
+	c.fits("MisfitVJP", g, c.shape)
+	return g
 }
 
 // cg solves (A^T A + rho) d = A^T (y - A x0) from d = 0; x = x0 + d. The scalars of the recursion stay on the device,
@@ -269,7 +283,7 @@ func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 		if c.stops(in) {
 			a.Stop = c.stop(c.residual(x), in) // the rule is about x, the gradient about z
 		}
-		a.Grad = c.vjp(z, c.residual(z))
+		a.Grad = c.gradient(z, c.residual(z))
 		c.d.Accelerate(a)
 		tidy()
 		theta = next
@@ -287,7 +301,7 @@ func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tenso
 		if c.stops(in) {
 			a.Stop = c.stop(r, in)
 		}
-		a.Grad = c.vjp(x, r)
+		a.Grad = c.gradient(x, r)
 		c.d.Adam(a)
 		tidy()
 	}

@@ -1,6 +1,7 @@
 package solver
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/spin-native/spin/tensor"
@@ -102,4 +103,19 @@ func (k *BlurKernel) factors() (column, row []float64, ok bool) {
 		}
 	}
 	return column, row, missed <= 1e-6
+}
+
+// check proves the kernel odd, complete and of sum 1.
+func (k *BlurKernel) check() error {
+	if k.H < 1 || k.W < 1 || k.H > maxKernel || k.W > maxKernel || k.H%2 == 0 || k.W%2 == 0 || len(k.K) != k.H*k.W {
+		return fmt.Errorf("kernel of %d x %d with %d values", k.H, k.W, len(k.K))
+	}
+	var sum float64
+	for _, v := range k.K {
+		sum += float64(v)
+	}
+	if !(math.Abs(sum-1) < 1e-4) {
+		return fmt.Errorf("kernel with the sum %v, expected 1", sum)
+	}
+	return nil
 }

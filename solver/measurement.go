@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
@@ -22,6 +24,7 @@ const MeasurementVersion = 1
 //	y            F32 [N,C,H,W], what was measured
 //	mask         U8 [1 or N,H,W], 1 = known         (inpainting; mask.1, mask.2, ... in a chain of operators)
 //	kernel       F32 [H,W], correlated, sum 1       (blur; numbered in the same way)
+//	...          F32, the arrays of other operators, by the names that the operator has for them
 //	metadata     spin.measurement: the rest, as JSON
 type Measurement struct {
 	Y     []float32 // planar: [N,C,H,W]
@@ -47,13 +50,15 @@ type measurementJSON struct {
 }
 
 type specJSON struct {
-	Kind   string     `json:"kind"`
-	Task   Task       `json:"task,omitempty"` // kind of mask or kernel
-	Factor int        `json:"factor,omitempty"`
-	Mask   string     `json:"mask,omitempty"`   // name of an array
-	Kernel string     `json:"kernel,omitempty"` // name of an array
-	Parts  []specJSON `json:"parts,omitempty"`
-	Note   string     `json:"note,omitempty"`
+	Kind    string             `json:"kind"`
+	Task    Task               `json:"task,omitempty"` // kind of mask or kernel
+	Factor  int                `json:"factor,omitempty"`
+	Mask    string             `json:"mask,omitempty"`   // name of an array
+	Kernel  string             `json:"kernel,omitempty"` // name of an array
+	Numbers map[string]float64 `json:"numbers,omitempty"`
+	Arrays  map[string]string  `json:"arrays,omitempty"` // names of arrays
+	Parts   []specJSON         `json:"parts,omitempty"`
+	Note    string             `json:"note,omitempty"`
 }
 
 const (
@@ -107,7 +112,7 @@ func (m *Measurement) Save(path string) error {
 	add("y", weights.F32, m.Shape[:], bytesOf(m.Y))
 	var describe func(s Spec, suffix string) specJSON
 	describe = func(s Spec, suffix string) specJSON {
-		j := specJSON{Kind: s.Kind, Factor: s.Factor, Note: s.Note}
+		j := specJSON{Kind: s.Kind, Factor: s.Factor, Numbers: s.Numbers, Note: s.Note}
 		if len(s.Masks) > 0 {
 			j.Mask, j.Task = "mask"+suffix, s.Masks[0].Task
 			var data []byte
@@ -125,6 +130,13 @@ func (m *Measurement) Save(path string) error {
 		if s.Kernel != nil {
 			j.Kernel, j.Task = "kernel"+suffix, s.Kernel.Task
 			add(j.Kernel, weights.F32, []int{s.Kernel.H, s.Kernel.W}, bytesOf(s.Kernel.K))
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Arrays)) {
+			if j.Arrays == nil {
+				j.Arrays = map[string]string{}
+			}
+			j.Arrays[name] = name + suffix
+			add(name+suffix, weights.F32, s.Arrays[name].Shape, bytesOf(s.Arrays[name].Data))
 		}
 		for i, p := range s.Parts {
 			j.Parts = append(j.Parts, describe(p, fmt.Sprintf(".%d", i+1)))
@@ -221,7 +233,7 @@ func readMeasurement(f *weights.File) (*Measurement, error) {
 
 // spec collects the arrays of an operator.
 func (j specJSON) spec(f *weights.File, depth int) (s Spec, err error) {
-	s = Spec{Kind: j.Kind, Factor: j.Factor, Note: j.Note}
+	s = Spec{Kind: j.Kind, Factor: j.Factor, Numbers: j.Numbers, Note: j.Note}
 	if j.Task != "" {
 		if _, err := ParseTask(string(j.Task)); err != nil {
 			return s, err
@@ -261,6 +273,20 @@ func (j specJSON) spec(f *weights.File, depth int) (s Spec, err error) {
 			return s, err
 		}
 		s.Kernel.Task = j.Task
+	}
+	for name, array := range j.Arrays {
+		t, ok := f.Tensor(array)
+		if !ok {
+			return s, fmt.Errorf("there is no array %q", array)
+		}
+		a := Array{Shape: t.Shape}
+		if a.Data, err = t.Floats(); err != nil {
+			return s, err
+		}
+		if s.Arrays == nil {
+			s.Arrays = map[string]Array{}
+		}
+		s.Arrays[name] = a
 	}
 	if len(j.Parts) > maxParts || len(j.Parts) > 0 && depth > 0 {
 		return s, fmt.Errorf("operators are chained %d in a row, or inside of another chain", len(j.Parts))

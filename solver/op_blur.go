@@ -2,6 +2,7 @@ package solver
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 
 	"github.com/spin-native/spin/kernels"
@@ -101,3 +102,19 @@ func (op *Blur) Lipschitz() float64 {
 
 func (op *Blur) IsLinear() bool { return true }
 func (op *Blur) Task() Task     { return cmp.Or(op.kernel.Task, TaskBlur) }
+
+var blurKind = kind{
+	kernel: true,
+	shape: func(s Spec, h, w, c int) (out [3]int, err error) {
+		if err := s.Kernel.check(); err != nil {
+			return out, err
+		}
+		return [3]int{h, w, c}, nil
+	},
+	build: func(d *tensor.Device, s Spec, h, w, _ int) (Operator, error) {
+		return orNil(NewBlur(d, h, w, s.Kernel))
+	},
+	text: func(s Spec) string {
+		return fmt.Sprintf("blurred with a kernel of %d x %d", s.Kernel.W, s.Kernel.H)
+	},
+}

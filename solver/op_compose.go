@@ -18,19 +18,66 @@ func (c *Composition) Apply(x *tensor.Tensor) *tensor.Tensor {
 }
 
 // VJP is J1^T J2^T ... Jn^T r, each taken where the part stands in the chain.
-func (c *Composition) VJP(x, r *tensor.Tensor) *tensor.Tensor {
-	at := make([]*tensor.Tensor, len(c.parts)) // inputs of the parts; nil where linear parts need none
-	at[0] = x
+func (c *Composition) VJP(x, r *tensor.Tensor) *tensor.Tensor { return c.back(x, r, len(c.parts)) }
+
+// back is the VJP of the first n parts.
+func (c *Composition) back(x, r *tensor.Tensor, n int) *tensor.Tensor {
+	at := make([]*tensor.Tensor, n) // inputs of the parts; nil where linear parts need none
 	if !c.IsLinear() {
-		for i, op := range c.parts[:len(c.parts)-1] {
-			at[i+1] = op.Apply(at[i])
+		for i := range at {
+			at[i] = x
+			x = c.parts[i].Apply(x)
 		}
 	}
-	for i := len(c.parts) - 1; i >= 0; i-- {
+	for i := n - 1; i >= 0; i-- {
 		r = c.parts[i].VJP(at[i], r)
 	}
 	return r
 }
+
+func (c *Composition) last() Operator { return c.parts[len(c.parts)-1] }
+
+// before is what the last part sees of x.
+func (c *Composition) before(x *tensor.Tensor) *tensor.Tensor {
+	for _, op := range c.parts[:len(c.parts)-1] {
+		x = op.Apply(x)
+	}
+	return x
+}
+
+// Misfit is that of the last part, where it has one, and otherwise A(x)-y.
+func (c *Composition) Misfit(x, y *tensor.Tensor) *tensor.Tensor {
+	if m, ok := c.last().(Misfit); ok {
+		return m.Misfit(c.before(x), y)
+	}
+	return subtract(c.Apply(x), y)
+}
+
+func (c *Composition) MisfitVJP(x, r *tensor.Tensor) *tensor.Tensor {
+	if m, ok := c.last().(Misfit); ok {
+		return c.back(x, m.MisfitVJP(c.before(x), r), len(c.parts)-1)
+	}
+	return c.VJP(x, r)
+}
+
+// Record is that of the last part.
+func (c *Composition) Record(a *tensor.Tensor) *tensor.Tensor {
+	if r, ok := c.last().(Recorder); ok {
+		return r.Record(a)
+	}
+	return a
+}
+
+// Deviation is that of the last part, or 0.
+func (c *Composition) Deviation() float64 {
+	if r, ok := c.last().(Recorder); ok {
+		return r.Deviation()
+	}
+	return 0
+}
+
+// View is that of the last part.
+func (c *Composition) View(y *tensor.Tensor) *tensor.Tensor { return view(c.last(), y) }
 
 // IsLinear is true where every part is linear.
 func (c *Composition) IsLinear() bool {
@@ -42,13 +89,13 @@ func (c *Composition) IsLinear() bool {
 	return true
 }
 
-// Lipschitz is the product of the parts' bounds, or 0, unknown, where a part has none or is not linear.
+// Lipschitz is the product of the parts' bounds, or 0, unknown, where a part has none or one before the last is not linear.
 func (c *Composition) Lipschitz() float64 {
-	if !c.IsLinear() {
-		return 0
-	}
-	product := 1.0
-	for _, op := range c.parts {
+	product := lipschitz(c.last())
+	for _, op := range c.parts[:len(c.parts)-1] {
+		if !isLinear(op) {
+			return 0
+		}
 		product *= lipschitz(op)
 	}
 	return product
@@ -71,14 +118,14 @@ func (c *Composition) ImageShape(y [4]int) [4]int {
 
 // Restrict is that of the last part: what comes before it is not seen from y.
 func (c *Composition) Restrict(y *tensor.Tensor) *tensor.Tensor {
-	if r, ok := c.parts[len(c.parts)-1].(Restricter); ok {
+	if r, ok := c.last().(Restricter); ok {
 		return r.Restrict(y)
 	}
 	return y
 }
 
 // Counts is that of the last part, or nil, all elements.
-func (c *Composition) Counts(y [4]int) []int { return counts(c.parts[len(c.parts)-1], y) }
+func (c *Composition) Counts(y [4]int) []int { return counts(c.last(), y) }
 
 // Task is that of the part whose defaults start at the highest noise level, for the linear schedule: the hardest one.
 func (c *Composition) Task() Task {

@@ -16,3 +16,8 @@ func (Denoise) Task() Task                             { return TaskDenoise }
 func (Denoise) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 	return y.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1 / (1 + rho)}, {X: x0, C: rho / (1 + rho)}}})
 }
+
+var denoiseKind = kind{
+	build: func(*tensor.Device, Spec, int, int, int) (Operator, error) { return Denoise{}, nil },
+	text:  func(Spec) string { return "noisy" },
+}

@@ -1,6 +1,8 @@
 package solver
 
 import (
+	"fmt"
+
 	"github.com/spin-native/spin/tensor"
 )
 
@@ -98,3 +100,17 @@ func (op *Downsample) Lipschitz() float64 { return op.lipschitz }
 func (op *Downsample) ImageShape(y [4]int) [4]int { return [4]int{y[0], op.h, op.w, y[3]} }
 func (op *Downsample) IsLinear() bool             { return true }
 func (op *Downsample) Task() Task                 { return TaskSuperResolution(op.factor) }
+
+var downsampleKind = kind{
+	factor: true,
+	shape: func(s Spec, h, w, c int) (out [3]int, err error) {
+		if s.Factor < 2 || h%s.Factor != 0 || w%s.Factor != 0 || h/s.Factor > maxReduced || w/s.Factor > maxReduced {
+			return out, fmt.Errorf("factor %d for images of %d x %d: it must be 2 or more, divide both, and leave at most %d", s.Factor, h, w, maxReduced)
+		}
+		return [3]int{h / s.Factor, w / s.Factor, c}, nil
+	},
+	build: func(d *tensor.Device, s Spec, h, w, _ int) (Operator, error) {
+		return orNil(NewDownsample(d, h, w, s.Factor))
+	},
+	text: func(s Spec) string { return fmt.Sprintf("%d times smaller", s.Factor) },
+}

@@ -1,6 +1,8 @@
 package solver
 
 import (
+	"fmt"
+
 	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/tensor"
 )
@@ -52,3 +54,14 @@ func (g *Gray) Guess(y *tensor.Tensor) *tensor.Tensor {
 func (g *Gray) ImageShape(y [4]int) [4]int { return [4]int{y[0], y[1], y[2], 3} }
 func (g *Gray) IsLinear() bool             { return true }
 func (g *Gray) Task() Task                 { return TaskColor }
+
+var grayKind = kind{
+	shape: func(_ Spec, h, w, c int) (out [3]int, err error) {
+		if c != 3 {
+			return out, fmt.Errorf("gray of images with %d channels", c)
+		}
+		return [3]int{h, w, 1}, nil
+	},
+	build: func(d *tensor.Device, _ Spec, _, _, _ int) (Operator, error) { return orNil(NewGray(d)) },
+	text:  func(Spec) string { return "without colours" },
+}

@@ -2,6 +2,7 @@ package solver
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"runtime"
 	"sync"
@@ -211,4 +212,20 @@ func parallel(n int, f func(i int)) {
 		}()
 	}
 	wg.Wait()
+}
+
+var inpaintKind = kind{
+	masks: true,
+	shape: func(s Spec, h, w, c int) (out [3]int, err error) {
+		for i, m := range s.Masks {
+			if m.H != h || m.W != w {
+				return out, fmt.Errorf("mask %d does not have the %d x %d pixels of the image", i, h, w)
+			}
+		}
+		return [3]int{h, w, c}, nil
+	},
+	build: func(d *tensor.Device, s Spec, _, _, _ int) (Operator, error) { return orNil(NewInpaint(d, s.Masks...)) },
+	text: func(s Spec) string {
+		return fmt.Sprintf("%d of %d pixels missing", s.Masks[0].Missing(), len(s.Masks[0].Known))
+	},
 }

@@ -52,9 +52,23 @@ type Sizer interface {
 // all images, or nil. Without it every element counts.
 type Counter interface{ Counts(y [4]int) []int }
 
-// Misfit operators have a residual of their own in place of A(x)-y, for example a one-sided one where y is saturated.
+// Misfit operators have a residual r of their own in place of A(x)-y, for example a one-sided one where y is saturated.
+// MisfitVJP is the transpose of the Jacobian of Misfit by x, applied to r: what VJP is to A.
 type Misfit interface {
 	Misfit(x, y *tensor.Tensor) *tensor.Tensor
+	MisfitVJP(x, r *tensor.Tensor) *tensor.Tensor
+}
+
+// Recorder operators are measured by rounding: Record is what is kept of a = A(x), and Deviation the standard deviation of
+// what that takes away, in units of the measurement. To reconstruct, it is noise like any other.
+type Recorder interface {
+	Record(a *tensor.Tensor) *tensor.Tensor
+	Deviation() float64
+}
+
+// Viewer operators measure something that is no picture: View shows a measurement as one, with 1 or 3 channels in [-1,1].
+type Viewer interface {
+	View(y *tensor.Tensor) *tensor.Tensor
 }
 
 // Restricter operators measure only some elements of y: Restrict sets the others to zero.
@@ -105,8 +119,9 @@ func firstGuess(op Operator, y *tensor.Tensor) (x *tensor.Tensor) {
 	return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: g, C: 1, Num: d.Dot(nil, r, move), Den: d.Dot(nil, move, move)}}})
 }
 
-// Measure simulates a measurement: A(x) + sigma n, restricted to what the operator measures. The noise of image i of x
-// is that of image first+i of the seed; it has nothing in common with what a run of the same seed draws.
+// Measure simulates a measurement: A(x) + sigma n, recorded as the operator records it and restricted to what it measures.
+// The noise of image i of x is that of image first+i of the seed; it has nothing in common with what a run of the same
+// seed draws.
 func Measure(op Operator, x *tensor.Tensor, sigma float64, seed uint64, first int) (y *tensor.Tensor, err error) {
 	defer tensor.Catch(&err)
 	d := x.Device()
@@ -119,10 +134,31 @@ func Measure(op Operator, x *tensor.Tensor, sigma float64, seed uint64, first in
 	} else if y == x {
 		y = copied(x)
 	}
+	if r, ok := op.(Recorder); ok {
+		y = r.Record(y)
+	}
 	if r, ok := op.(Restricter); ok {
 		y = r.Restrict(y)
 	}
 	return y, nil
+}
+
+// Picture shows a measurement as a picture of 1 or 3 channels: as the operator does, or as it is, or else by the first
+// guess of what is behind it.
+func Picture(op Operator, y *tensor.Tensor) (x *tensor.Tensor, err error) {
+	defer tensor.Catch(&err)
+	defer y.Device().Tidy(&x)()
+	return copied(view(op, y)), nil
+}
+
+func view(op Operator, y *tensor.Tensor) *tensor.Tensor {
+	switch v, ok := op.(Viewer); {
+	case ok:
+		return v.View(y)
+	case y.C() == 1 || y.C() == 3:
+		return y
+	}
+	return firstGuess(op, y)
 }
 
 // draw fills n with a draw of every image.

@@ -11,46 +11,136 @@ import (
 	"github.com/spin-native/spin/tensor"
 )
 
-// linearOperators is every linear operator at a random size, with the shape of the images.
-func linearOperators(t *testing.T, d *tensor.Device, rng *rand.Rand) map[string]struct {
+// operatorRows makes every operator, for n images of about h x w pixels with c channels: the operator, and the shape of its
+// images. The tests below hold linear ones to their adjoints, and all to their derivatives.
+var operatorRows = []struct {
+	name string
+	make func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error)
+}{
+	{"denoise", func(_ *tensor.Device, _ *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		return Denoise{}, [4]int{n, h, w, c}, nil
+	}},
+	{"gray", func(d *tensor.Device, _ *rand.Rand, n, h, w, _ int) (Operator, [4]int, error) {
+		op, err := NewGray(d)
+		return op, [4]int{n, h, w, 3}, err
+	}},
+	{"inpaint", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		mask, err := RandomMask(h, w, rng.Float64(), rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewInpaint(d, mask)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"downsample", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		factor := 2 + rng.IntN(6)
+		op, err := NewDownsample(d, h*factor, w*factor, factor)
+		return op, [4]int{n, h * factor, w * factor, c}, err
+	}},
+	{"Gaussian blur", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		k, err := GaussianKernel(1+2*rng.IntN(12), 0.3+3*rng.Float64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewBlur(d, h, w, k)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"motion blur", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		k, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewBlur(d, h, w, k)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"blur, then downsample, then mask", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		k, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		mask, err := RandomMask(h, w, rng.Float64(), rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		factor := 2 + rng.IntN(6)
+		s := Spec{Kind: "compose", Parts: []Spec{{Kind: "blur", Kernel: k}, {Kind: "downsample", Factor: factor}, {Kind: "inpaint", Masks: []*Mask{mask}}}}
+		op, err := s.Build(d, h*factor, w*factor, c)
+		return op, [4]int{n, h * factor, w * factor, c}, err
+	}},
+}
+
+type operatorCase struct {
+	name  string
 	op    Operator
-	shape [4]int
-} {
+	shape [4]int // of the images
+}
+
+// operators is every operator at a random size.
+func operators(t *testing.T, d *tensor.Device, rng *rand.Rand) (list []operatorCase) {
 	n, h, w, c := 1+rng.IntN(2), 1+rng.IntN(24), 1+rng.IntN(24), 1+rng.IntN(3)
-	list := map[string]struct {
-		op    Operator
-		shape [4]int
-	}{}
-	add := func(name string, op Operator, err error, shape [4]int) {
-		require.NoError(t, err, name)
-		list[name] = struct {
-			op    Operator
-			shape [4]int
-		}{op, shape}
+	for _, row := range operatorRows {
+		op, shape, err := row.make(d, rng, n, h, w, c)
+		require.NoError(t, err, row.name)
+		list = append(list, operatorCase{row.name, op, shape})
 	}
-	shape := [4]int{n, h, w, c}
-	add("denoise", Denoise{}, nil, shape)
-	gray, err := NewGray(d)
-	add("gray", gray, err, [4]int{n, h, w, 3})
-	mask, err := RandomMask(h, w, rng.Float64(), rng.Uint64())
-	require.NoError(t, err)
-	inpaint, err := NewInpaint(d, mask)
-	add("inpaint", inpaint, err, shape)
-	factor := 2 + rng.IntN(6)
-	down, err := NewDownsample(d, h*factor, w*factor, factor)
-	add("downsample", down, err, [4]int{n, h * factor, w * factor, c})
-	gauss, err := GaussianKernel(1+2*rng.IntN(12), 0.3+3*rng.Float64())
-	require.NoError(t, err)
-	blur, err := NewBlur(d, h, w, gauss)
-	add("Gaussian blur", blur, err, shape)
-	motion, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
-	require.NoError(t, err)
-	shake, err := NewBlur(d, h, w, motion)
-	add("motion blur", shake, err, shape)
-	wide, err := NewBlur(d, h*factor, w*factor, motion)
-	require.NoError(t, err)
-	add("blur, then downsample, then mask", Compose(wide, down, inpaint), nil, [4]int{n, h * factor, w * factor, c})
 	return list
+}
+
+func linearOperators(t *testing.T, d *tensor.Device, rng *rand.Rand) (list []operatorCase) {
+	for _, k := range operators(t, d, rng) {
+		if isLinear(k.op) {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+// J^T is the transpose of the derivative, <(A(x+hu)-A(x-hu))/2h, v> = <u, J^T v>; and for operators with a residual of their
+// own, J^T r is the derivative of 1/2 |r|^2 in the direction of u.
+func TestDerivative(t *testing.T) {
+	const h = 1e-3
+	for seed := range uint64(40) {
+		rng := rand.New(rand.NewPCG(seed, 12))
+		d := device(t)
+		for _, k := range operators(t, d, rng) {
+			x, u := random(d, rng, k.shape), random(d, rng, k.shape)
+			x = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x, C: 0.4}}})
+			at := func(s float64) *tensor.Tensor {
+				return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}, {X: u, C: s}}})
+			}
+			v := random(d, rng, k.op.Apply(x).Shape())
+			above, below, fv := floats(t, k.op.Apply(at(h))), floats(t, k.op.Apply(at(-h))), floats(t, v)
+			var left, scale float64
+			for i := range fv {
+				slope := (float64(above[i]) - float64(below[i])) / (2 * h)
+				left += slope * float64(fv[i])
+				scale += slope * slope * float64(fv[i]) * float64(fv[i])
+			}
+			var right float64
+			for _, v := range floats(t, d.Dot(nil, u, k.op.VJP(x, v))) {
+				right += float64(v)
+			}
+			// 1e-3 for float32 differences; a kink that lies between x-hu and x+hu costs its pixel.
+			require.InDelta(t, left, right, 0.05*math.Sqrt(scale)+1e-5, "%s, seed %d, shape %v", k.name, seed, k.shape)
+
+			m, ok := k.op.(Misfit)
+			if !ok {
+				continue
+			}
+			y := k.op.Apply(random(d, rng, k.shape))
+			loss := func(x *tensor.Tensor) (sum float64) {
+				for _, r := range floats(t, m.Misfit(x, y)) {
+					sum += float64(r) * float64(r) / 2
+				}
+				return sum
+			}
+			left, right = (loss(at(h))-loss(at(-h)))/(2*h), 0
+			for _, v := range floats(t, d.Dot(nil, u, m.MisfitVJP(x, m.Misfit(x, y)))) {
+				right += float64(v)
+			}
+			require.InDelta(t, left, right, 0.01*math.Sqrt(loss(x)*2*scale/float64(len(fv)))+0.01*math.Abs(left)+1e-3, "%s: misfit, seed %d, shape %v", k.name, seed, k.shape)
+		}
+	}
 }
 
 // <A u, v> = <u, A^T v>
@@ -58,7 +148,8 @@ func TestAdjoint(t *testing.T) {
 	for seed := range uint64(100) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		d := device(t)
-		for name, k := range linearOperators(t, d, rng) {
+		for _, k := range linearOperators(t, d, rng) {
+			name := k.name
 			u := random(d, rng, k.shape)
 			au := k.op.Apply(u)
 			v := random(d, rng, au.Shape())
@@ -84,7 +175,8 @@ func TestLipschitz(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		d := device(t)
-		for name, k := range linearOperators(t, d, rng) {
+		for _, k := range linearOperators(t, d, rng) {
+			name := k.name
 			bound := lipschitz(k.op)
 			require.Positive(t, bound, name)
 			u := random(d, rng, k.shape)
@@ -125,7 +217,8 @@ func TestProx(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		d := device(t)
-		for name, k := range linearOperators(t, d, rng) {
+		for _, k := range linearOperators(t, d, rng) {
+			name := k.name
 			p, ok := k.op.(Proximal)
 			if !ok {
 				continue

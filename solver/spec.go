@@ -2,20 +2,50 @@ package solver
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/spin-native/spin/tensor"
 )
 
 // Spec describes one of this package's operators apart from any device, as a measurement file holds it.
 type Spec struct {
-	Kind   string      // "denoise", "gray", "inpaint", "downsample", "blur" or "compose"
-	Factor int         // of downsample
-	Kernel *BlurKernel // of blur
-	Masks  []*Mask     // of inpaint: one for all images, or one for each
-	Parts  []Spec      // of compose, in the order in which they act on the picture; none of them is a compose
+	Kind    string             // a name in the table of kinds, or "compose"
+	Factor  int                // of downsample
+	Kernel  *BlurKernel        // of blur
+	Masks   []*Mask            // of inpaint: one for all images, or one for each
+	Numbers map[string]float64 // what other kinds are told in numbers, by name
+	Arrays  map[string]Array   // and in arrays
+	Parts   []Spec             // of compose, in the order in which they act on the picture; none of them is a compose
 	// Note says in words how the operator came about, for example the command's own argument "motion:61:0.5:7".
 	Note string
+}
+
+// Array is an array of numbers, the last dimension running fastest.
+type Array struct {
+	Shape []int
+	Data  []float32
+}
+
+// kind is what a Spec has to know about an operator. One of these per operator stands in the operator's own file.
+type kind struct {
+	factor, kernel, masks bool     // what it takes, and must be given
+	numbers, arrays       []string // the names of what it takes, and must be given, in Numbers and Arrays
+	// shape is the shape [H,W,C] of a measurement of one image of h x w x c, or what is wrong; nil means that of the image.
+	shape func(s Spec, h, w, c int) ([3]int, error)
+	build func(d *tensor.Device, s Spec, h, w, c int) (Operator, error)
+	text  func(s Spec) string // what the operator does, as a caption
+}
+
+// kinds are the operators that a Spec can name. "compose" chains them.
+var kinds = map[string]kind{
+	"denoise":    denoiseKind,
+	"gray":       grayKind,
+	"inpaint":    inpaintKind,
+	"downsample": downsampleKind,
+	"blur":       blurKind,
 }
 
 // limits of what a Spec may ask for. They keep a hostile file from exhausting the memory before anything is known to fit.
@@ -34,58 +64,87 @@ func (s Spec) Check(h, w, c int) (out [3]int, err error) {
 	if len(s.Note) > maxNote {
 		return out, fmt.Errorf("note of %d bytes, at most %d", len(s.Note), maxNote)
 	}
-	if (s.Factor != 0) != (s.Kind == "downsample") || (s.Kernel != nil) != (s.Kind == "blur") ||
-		(len(s.Masks) > 0) != (s.Kind == "inpaint") || (len(s.Parts) > 0) != (s.Kind == "compose") {
-		return out, fmt.Errorf("operator %q with parameters of another kind, or without its own", s.Kind)
-	}
-	switch s.Kind {
-	case "denoise":
-	case "gray":
-		if c != 3 {
-			return out, fmt.Errorf("gray of images with %d channels", c)
-		}
-		c = 1
-	case "inpaint":
-		for i, m := range s.Masks {
-			if m == nil || m.H != h || m.W != w || len(m.Known) != h*w {
-				return out, fmt.Errorf("mask %d does not have the %d x %d pixels of the image", i, h, w)
-			}
-		}
-	case "downsample":
-		if s.Factor < 2 || h%s.Factor != 0 || w%s.Factor != 0 || h/s.Factor > maxReduced || w/s.Factor > maxReduced {
-			return out, fmt.Errorf("factor %d for images of %d x %d: it must be 2 or more, divide both, and leave at most %d", s.Factor, h, w, maxReduced)
-		}
-		h, w = h/s.Factor, w/s.Factor
-	case "blur":
-		k := s.Kernel
-		if k.H < 1 || k.W < 1 || k.H > maxKernel || k.W > maxKernel || k.H%2 == 0 || k.W%2 == 0 || len(k.K) != k.H*k.W {
-			return out, fmt.Errorf("kernel of %d x %d with %d values", k.H, k.W, len(k.K))
-		}
-		var sum float64
-		for _, v := range k.K {
-			sum += float64(v)
-		}
-		if !(math.Abs(sum-1) < 1e-4) {
-			return out, fmt.Errorf("kernel with the sum %v, expected 1", sum)
-		}
-	case "compose":
-		if len(s.Parts) > maxParts {
-			return out, fmt.Errorf("%d operators in a row, at most %d", len(s.Parts), maxParts)
-		}
-		for i, p := range s.Parts {
-			if p.Kind == "compose" {
-				return out, fmt.Errorf("part %d is a compose inside a compose", i)
-			}
-			next, err := p.Check(h, w, c)
-			if err != nil {
-				return out, fmt.Errorf("part %d: %w", i, err)
-			}
-			h, w, c = next[0], next[1], next[2]
-		}
-	default:
+	k, ok := kinds[s.Kind]
+	if !ok && s.Kind != "compose" {
 		return out, fmt.Errorf("operator %q is not known", s.Kind)
 	}
+	if (s.Factor != 0) != k.factor || (s.Kernel != nil) != k.kernel || (len(s.Masks) > 0) != k.masks || (len(s.Parts) > 0) == ok ||
+		!names(s.Numbers, k.numbers) || !names(s.Arrays, k.arrays) {
+		return out, fmt.Errorf("operator %q with parameters of another kind, or without its own", s.Kind)
+	}
+	for name, v := range s.Numbers {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return out, fmt.Errorf("%s is %v", name, v)
+		}
+	}
+	for name, a := range s.Arrays {
+		if err := a.check(); err != nil {
+			return out, fmt.Errorf("array %q: %w", name, err)
+		}
+	}
+	for i, m := range s.Masks {
+		if m == nil || len(m.Known) != m.H*m.W {
+			return out, fmt.Errorf("mask %d does not have the pixels that it says", i)
+		}
+	}
+	if ok && k.shape != nil {
+		return k.shape(s, h, w, c)
+	}
+	if len(s.Parts) > maxParts {
+		return out, fmt.Errorf("%d operators in a row, at most %d", len(s.Parts), maxParts)
+	}
+	for i, p := range s.Parts {
+		if p.Kind == "compose" {
+			return out, fmt.Errorf("part %d is a compose inside a compose", i)
+		}
+		next, err := p.Check(h, w, c)
+		if err != nil {
+			return out, fmt.Errorf("part %d: %w", i, err)
+		}
+		h, w, c = next[0], next[1], next[2]
+	}
 	return [3]int{h, w, c}, nil
+}
+
+// names reports whether m has the given keys and no others.
+func names[T any](m map[string]T, keys []string) bool {
+	for _, k := range keys {
+		if _, ok := m[k]; !ok {
+			return false
+		}
+	}
+	return len(m) == len(keys)
+}
+
+// check proves the shape, and the values finite.
+func (a Array) check() error {
+	size := 1
+	for _, n := range a.Shape {
+		if n < 1 || n > len(a.Data) {
+			return fmt.Errorf("shape %v with %d values", a.Shape, len(a.Data))
+		}
+		if size *= n; size > len(a.Data) {
+			break
+		}
+	}
+	if size != len(a.Data) || len(a.Shape) > 4 {
+		return fmt.Errorf("shape %v with %d values", a.Shape, len(a.Data))
+	}
+	for i, v := range a.Data {
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			return fmt.Errorf("value %d is %v", i, v)
+		}
+	}
+	return nil
+}
+
+// whole is number name as a whole number from lo to hi.
+func (s Spec) whole(name string, lo, hi int) (int, error) {
+	v := s.Numbers[name]
+	if v != math.Trunc(v) || v < float64(lo) || v > float64(hi) {
+		return 0, fmt.Errorf("%s is %v, expected a whole number from %d to %d", name, v, lo, hi)
+	}
+	return int(v), nil
 }
 
 // Build readies the operator on a device, for images of h x w pixels with c channels. Free, where the operator has it,
@@ -98,17 +157,8 @@ func (s Spec) Build(d *tensor.Device, h, w, c int) (Operator, error) {
 }
 
 func (s Spec) build(d *tensor.Device, h, w, c int) (Operator, error) {
-	switch s.Kind {
-	case "denoise":
-		return Denoise{}, nil
-	case "gray":
-		return orNil(NewGray(d))
-	case "inpaint":
-		return orNil(NewInpaint(d, s.Masks...))
-	case "downsample":
-		return orNil(NewDownsample(d, h, w, s.Factor))
-	case "blur":
-		return orNil(NewBlur(d, h, w, s.Kernel))
+	if k, ok := kinds[s.Kind]; ok {
+		return k.build(d, s, h, w, c)
 	}
 	var parts []Operator
 	for _, p := range s.Parts {
@@ -125,6 +175,21 @@ func (s Spec) build(d *tensor.Device, h, w, c int) (Operator, error) {
 	}
 	return Compose(parts[0], parts[1:]...), nil
 }
+
+// String says what the operator does to a picture, without the note.
+func (s Spec) String() string {
+	if k, ok := kinds[s.Kind]; ok {
+		return k.text(s)
+	}
+	var parts []string
+	for _, p := range s.Parts {
+		parts = append(parts, p.String())
+	}
+	return strings.Join(parts, ", then ")
+}
+
+// Kinds are the kinds of operators that a Spec can name, in alphabetical order, besides "compose".
+func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
 
 // orNil keeps a nil *T from becoming an Operator that is not nil.
 func orNil[T Operator](op T, err error) (Operator, error) {

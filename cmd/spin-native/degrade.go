@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
 )
@@ -29,10 +31,44 @@ func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma flo
 	if err != nil {
 		return nil, err
 	}
+	if r, ok := op.(solver.Recorder); ok {
+		sigma = math.Hypot(sigma, r.Deviation())
+	}
 	return &solver.Measurement{
-		Y: planar(data, y.H(), y.W()), Shape: [4]int{1, 3, y.H(), y.W()}, Image: [3]int{3, pic.H, pic.W},
+		Y: parity.NCHW(data, 1, y.H(), y.W(), y.C()), Shape: [4]int{1, y.C(), y.H(), y.W()}, Image: [3]int{3, pic.H, pic.W},
 		Operator: spec, Sigma: sigma, Seed: seed,
 	}, nil
+}
+
+// pictureOfMeasurement shows a measurement of one image.
+func pictureOfMeasurement(d *tensor.Device, m *solver.Measurement) (pic *imagefile.Image, err error) {
+	defer tensor.Catch(&err)
+	defer d.Tidy()()
+	p, err := m.Problem(d)
+	if err != nil {
+		return nil, err
+	}
+	defer solver.Release(p.Operator)
+	return measured(p)
+}
+
+// measured shows the first measurement of a problem.
+func measured(p solver.Problem) (*imagefile.Image, error) {
+	x, err := solver.Picture(p.Operator, p.Y)
+	if err != nil {
+		return nil, err
+	}
+	defer x.Free()
+	data, err := x.Floats()
+	if err != nil {
+		return nil, err
+	}
+	pic := imagefile.New(x.W(), x.H())
+	for i := range pic.Pix { // one channel is repeated
+		pic.Pix[i] = min(max(data[i/3*x.C()+i%3%x.C()], -1), 1)
+	}
+	pic.Gray = x.C() == 1
+	return pic, nil
 }
 
 func newDegrade() *cobra.Command {
@@ -76,12 +112,9 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 			if err != nil {
 				return err
 			}
-			if f.task == "sr" && (pic.W%f.scale != 0 || pic.H%f.scale != 0) {
-				return fmt.Errorf("%s is %d x %d pixels, which --scale %d does not divide: crop it to %d x %d first", args[0], pic.W, pic.H, f.scale, pic.W/f.scale*f.scale, pic.H/f.scale*f.scale)
-			}
 			spec, err := f.spec(pic.H, pic.W, c.ErrOrStderr())
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			d, err := dev.open(c)
 			if err != nil {
@@ -92,9 +125,12 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 			if err != nil {
 				return err
 			}
-			y := imagefile.New(m.Shape[3], m.Shape[2])
-			copy(y.Pix, interleaved(m.Y, y.H, y.W))
-			y.Gray, y.Depth, y.ICC, y.Alpha = pic.Gray && f.sigma == 0, pic.Depth, pic.ICC, alphaFor(pic, y.H, y.W)
+			y, err := pictureOfMeasurement(d, m)
+			if err != nil {
+				return err
+			}
+			y.Gray = y.Gray || pic.Gray && f.sigma == 0
+			y.Depth, y.ICC, y.Alpha = pic.Depth, pic.ICC, alphaFor(pic, y.H, y.W)
 			if output != "" {
 				if err := imagefile.Write(output, y, force); err != nil {
 					return err

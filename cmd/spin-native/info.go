@@ -309,23 +309,11 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 }
 
 func operatorText(s solver.Spec) string {
-	text := s.Kind
-	switch s.Kind {
-	case "inpaint":
-		text += fmt.Sprintf(", %d of %d pixels missing", s.Masks[0].Missing(), len(s.Masks[0].Known))
-	case "downsample":
-		text += fmt.Sprintf(" by %d", s.Factor)
-	case "blur":
-		text += fmt.Sprintf(" with a kernel of %d x %d", s.Kernel.W, s.Kernel.H)
-	case "compose":
-		var parts []string
-		for _, p := range s.Parts {
-			parts = append(parts, operatorText(p))
+	text := s.String()
+	for _, p := range append([]solver.Spec{s}, s.Parts...) {
+		if p.Note != "" {
+			text += " (" + p.Note + ")"
 		}
-		text = strings.Join(parts, ", then ")
-	}
-	if s.Note != "" {
-		text += " (" + s.Note + ")"
 	}
 	return text
 }

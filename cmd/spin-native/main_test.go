@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,9 @@ func TestReconstructTasks(t *testing.T) {
 		"several":     {"--task", "denoise", "--sigma", "0.2", "--samples", "2"},
 		"with truth":  {"--task", "denoise", "--sigma", "0.2", "--truth", pic, "--compare", filepath.Join(dir, "sheet.png")},
 		"other steps": {"--task", "denoise", "--sigma", "0.2", "--steps", "2"},
+		"colorize":    {"--task", "colorize"},
+		"chain":       {"--task", "deblur | sr", "--scale", "2", "--kernel", "gaussian:9:1.5"},
+		"own flags":   {"--task", "deblur --kernel motion:9:0.5 | sr --scale 2|inpaint", "--mask", "center:8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "out.png")
@@ -129,7 +133,7 @@ func TestReconstructTasks(t *testing.T) {
 			text := ok(t, append(append([]string{"reconstruct", "--prior", prior, "--json", "-o", out, pic}, args...), steps...)...)
 			var r reconstructReport
 			require.NoError(t, json.Unmarshal([]byte(text), &r), text)
-			require.Equal(t, d(name == "sr", 64, 32), r.Width)
+			require.Equal(t, d(slices.Contains([]string{"sr", "chain", "own flags"}, name), 64, 32), r.Width)
 			for _, o := range r.Outputs {
 				m, err := imagefile.Read(o, imagefile.Limits{})
 				require.NoError(t, err)
@@ -217,7 +221,8 @@ func TestMeasurement(t *testing.T) {
 	pic := picture(t, dir, 32, 32)
 	for name, args := range map[string][]string{
 		"inpaint": {"--task", "inpaint", "--mask", "random:0.7:5"}, "sr": {"--task", "sr", "--scale", "4"},
-		"deblur": {"--task", "deblur", "--kernel", "motion:15:0.5:2"}, "denoise": {"--task", "denoise"},
+		"deblur": {"--task", "deblur", "--kernel", "motion:15:0.5:2"}, "denoise": {"--task", "denoise"}, "colorize": {"--task", "colorize"},
+		"chain": {"--task", "deblur | sr | inpaint", "--kernel", "motion:15:0.5:2", "--scale", "2", "--mask", "random:0.3"},
 	} {
 		y, saved, out := filepath.Join(dir, name+".png"), filepath.Join(dir, name+".safetensors"), filepath.Join(dir, name+"-out.png")
 		ok(t, append([]string{"degrade", "--sigma", "0.05", "--seed", "9", "-o", y, "--save-measurement", saved, pic}, args...)...)
@@ -297,6 +302,12 @@ func TestBadInput(t *testing.T) {
 		{"missing kernel", []string{"--task", "deblur", "--kernel", "none.png", pic}, 1, []string{"none.png"}},
 		{"no kernel", []string{"--task", "deblur", pic}, 2, []string{"--kernel"}},
 		{"no task", []string{pic}, 2, []string{"--task", "inpaint"}},
+		{"unknown task in a chain", []string{"--task", "sr | magic", pic}, 2, []string{"magic", "inpaint"}},
+		{"nothing in a chain", []string{"--task", "sr | ", pic}, 2, []string{"nothing between"}},
+		{"chain without a flag", []string{"--task", "sr | deblur", pic}, 2, []string{"deblur needs --kernel"}},
+		{"flag of no task in a chain", []string{"--task", "sr | colorize", "--mask", "box", pic}, 2, []string{"--mask does not belong"}},
+		{"flag of a step that is none", []string{"--task", "sr --magic 2", pic}, 2, []string{"--magic"}},
+		{"chain without its line", []string{"--task", "sr deblur", pic}, 2, []string{"deblur is not a flag"}},
 		{"unknown task", []string{"--task", "magic", pic}, 2, []string{"magic", "inpaint"}},
 		{"denoising what", []string{"--task", "denoise", pic}, 2, []string{"--sigma"}},
 		{"no noise", []string{"--task", "denoise", "--sigma", "0", pic}, 2, []string{"--sigma 0"}},

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,10 +15,6 @@ import (
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
 )
-
-// defaultSigma is the noise that a picture is taken to have where nobody says: none where pixels are to be kept as they
-// are; else a little, for the rounding to 8 bits and the compression that no real picture is without.
-var defaultSigma = map[string]float64{"inpaint": 0, "sr": 0.01, "deblur": 0.01}
 
 type reconstructFlags struct {
 	taskFlags
@@ -124,8 +122,8 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		if err := f.check(c); err != nil {
 			return err
 		}
-	} else if f.task != "" || f.mask != "" || f.kernel != "" {
-		return usagef("%s says the task itself: leave --task, --mask and --kernel away", input)
+	} else if own := slices.DeleteFunc(append(ownFlags(), "task"), func(flag string) bool { return !c.Flags().Changed(flag) }); len(own) > 0 {
+		return usagef("%s says the task itself: leave --%s away", input, strings.Join(own, " and --"))
 	}
 	outputs := f.outputs()
 	for _, o := range append(outputs[:len(outputs):len(outputs)], f.compare) {
@@ -141,7 +139,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 	defer d.Close()
 
-	m, pic, err := f.measurement(c, input, measured)
+	m, pic, err := f.measurement(c, d, input, measured)
 	if err != nil {
 		return err
 	}
@@ -183,8 +181,8 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
 		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates, Settings: s.settings,
 	}
-	shown := enlarged(pic, w/max(pic.W, 1))
-	panels := []sheet.Panel{{Title: "Measured", Caption: f.caption(m), Img: shown}}
+	shown := enlarged(s.measured, w/max(s.measured.W, 1))
+	panels := []sheet.Panel{{Title: "Measured", Caption: caption(m), Img: shown}}
 	if truth != nil {
 		if shown.W == w && shown.H == h {
 			v, err := scoreOf(shown, truth)
@@ -280,22 +278,25 @@ func isMeasurement(path string) bool {
 	return strings.HasSuffix(path, ".safetensors") || strings.HasSuffix(path, ".safetensors.zst")
 }
 
-// measurement reads the input, with a picture of it.
-func (f *reconstructFlags) measurement(c *cobra.Command, input string, saved bool) (*solver.Measurement, *imagefile.Image, error) {
+// measurement reads the input, with what its picture is besides its pixels.
+func (f *reconstructFlags) measurement(c *cobra.Command, d *tensor.Device, input string, saved bool) (*solver.Measurement, *imagefile.Image, error) {
 	if saved {
 		m, err := solver.LoadMeasurement(input)
 		if err != nil {
 			return nil, nil, err
 		}
-		if m.Shape[0] != 1 || m.Shape[1] != 3 || m.Image[0] != 3 {
-			return nil, nil, fmt.Errorf("measurement %s holds %d pictures of %d channels, expected one of 3", input, m.Shape[0], m.Shape[1])
+		if m.Shape[0] != 1 || m.Image[0] != 3 {
+			return nil, nil, fmt.Errorf("measurement %s is of %d pictures with %d channels, expected one of 3", input, m.Shape[0], m.Image[0])
 		}
 		if c.Flags().Changed("sigma") {
 			m.Sigma = f.sigma
 		}
-		pic := imagefile.New(m.Shape[3], m.Shape[2])
-		copy(pic.Pix, interleaved(m.Y, pic.H, pic.W))
-		return m, pic, nil
+		return m, imagefile.New(m.Image[2], m.Image[1]), nil
+	}
+	for _, s := range f.chain {
+		if s.file != "" {
+			return nil, nil, usagef("--task %s: %s; degrade --save-measurement makes one, and so can a program of yours (docs/operators.md)", s.name, s.file)
+		}
 	}
 	pic, err := imagefile.Read(input, imagefile.Limits{})
 	if err != nil {
@@ -306,26 +307,33 @@ func (f *reconstructFlags) measurement(c *cobra.Command, input string, saved boo
 	}
 	m := &solver.Measurement{Y: planar(pic.Pix, pic.H, pic.W), Shape: [4]int{1, 3, pic.H, pic.W}, Image: [3]int{3, pic.H, pic.W}, Sigma: f.sigma}
 	if !c.Flags().Changed("sigma") {
-		m.Sigma = defaultSigma[f.task]
+		m.Sigma = f.usualSigma()
 	}
-	if f.task == "sr" {
-		m.Image = [3]int{3, pic.H * f.scale, pic.W * f.scale}
-	}
+	m.Image[1], m.Image[2] = f.behind(pic.H, pic.W)
 	stderr := c.ErrOrStderr()
 	if f.quiet {
 		stderr = io.Discard
 	}
 	if m.Operator, err = f.spec(m.Image[1], m.Image[2], stderr); err != nil {
-		return nil, nil, err
-	}
-	if _, err := m.Operator.Check(m.Image[1], m.Image[2], 3); err != nil {
 		return nil, nil, fmt.Errorf("%s of %d x %d pixels: %w", input, pic.W, pic.H, err)
+	}
+	if last := f.chain[len(f.chain)-1]; last.again {
+		spec := m.Operator
+		if len(spec.Parts) > 0 {
+			spec = spec.Parts[len(spec.Parts)-1]
+		}
+		again, err := degrade(d, pic, spec, 0, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		d.Trim()
+		m.Y, m.Shape, m.Sigma = again.Y, again.Shape, math.Hypot(m.Sigma, again.Sigma)
 	}
 	return m, pic, nil
 }
 
-func (f *reconstructFlags) caption(m *solver.Measurement) string {
-	what := map[string]string{"inpaint": "pixels missing", "downsample": fmt.Sprintf("%d times smaller", m.Operator.Factor), "blur": "blurred", "denoise": "noisy"}[m.Operator.Kind]
+func caption(m *solver.Measurement) string {
+	what := m.Operator.String()
 	if m.Sigma > 0 {
 		what += fmt.Sprintf(", noise %.3g", m.Sigma)
 	}

@@ -93,6 +93,7 @@ func (f *solveFlags) calls(c *cobra.Command) (int, error) {
 // solution is a reconstruction off the device.
 type solution struct {
 	images   []*imagefile.Image
+	measured *imagefile.Image // a picture of the measurement
 	guess    *imagefile.Image // the operator's first guess, without a prior; nil where it has none
 	result   *solver.Result
 	settings solver.Parameters
@@ -142,6 +143,9 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
 		s.images = append(s.images, pictureOf(data, i, h, w))
+	}
+	if s.measured, err = measured(problem); err != nil {
+		return nil, err
 	}
 	if g, ok := problem.Operator.(solver.Guesser); ok {
 		if data, err = g.Guess(problem.Y).Floats(); err != nil {

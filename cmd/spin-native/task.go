@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,73 +22,255 @@ type taskFlags struct {
 	scale  int
 	kernel string
 	sigma  float64
+
+	changed func(flag string) bool // whether a flag was given
+	chain   []step                 // what task says, from check
 }
 
-const taskHelp = `Tasks:
-  inpaint   --mask FILE            a picture of the same size: white = to be filled in, black = kept
-                                   (--invert-mask: the other way round)
-            --mask box[:SIZE[:SEED]]   a square hole at a random place    --mask center[:SIZE]  in the middle
-            --mask half:left|right|top|bottom                             --mask random:FRACTION_MISSING[:SEED]
-            --mask scratches[:COUNT[:SEED]]
-  sr        --scale N              N times larger in both directions (antialiased bicubic reduction undone)
-  deblur    --kernel FILE          the blur as a small picture, .npy array or text table, its centre in the middle
-            --kernel gaussian:SIZE:STD | motion:SIZE:INTENSITY[:SEED]
-  denoise   --sigma S              noise of standard deviation S on the scale -1..1 (0.05 is 6.4 grey levels)`
+// step is one operator of a chain, with the flags that go with it.
+type step struct {
+	*task
+	flags *taskFlags
+}
+
+// task is a value of --task.
+type task struct {
+	name  string
+	flags []string // that belong to it
+	need  string   // the one of them, or --sigma, that must be given; empty where none must
+	help  string   // its lines in the help
+	// sigma is the noise that a picture is taken to have where nobody says: none where pixels are to be kept as they are; else
+	// a little, for the rounding to 8 bits and the compression that no real picture is without.
+	sigma float64
+	check func(f *taskFlags) error // of the values of the flags; optional
+	// spec is the operator for pictures of h x w pixels. Remarks for the user go to stderr.
+	spec func(f *taskFlags, h, w int, stderr io.Writer) (solver.Spec, error)
+	// behind is the size of the pictures behind measured ones of h x w; nil where that is the same.
+	behind func(f *taskFlags, h, w int) (int, int)
+	// again says that the numbers measured are not those of the measured picture, but what the operator makes of it again.
+	again bool
+	// last says that nothing can come after it: what it measures is no picture, or its rounding is part of it.
+	last bool
+	// file says why a picture is not enough, and a measurement file is needed; empty where a picture will do.
+	file string
+}
+
+// tasks are the values of --task. An operator of package solver gets its place on the command line by a row here.
+var tasks = []*task{
+	{
+		name: "inpaint", flags: []string{"mask", "invert-mask"}, need: "mask", spec: inpaintSpec,
+		help: `--mask FILE            a picture of the same size: white = to be filled in, black = kept
+                       (--invert-mask: the other way round)
+--mask box[:SIZE[:SEED]]   a square hole at a random place    --mask center[:SIZE]  in the middle
+--mask half:left|right|top|bottom                             --mask random:FRACTION_MISSING[:SEED]
+--mask scratches[:COUNT[:SEED]]`,
+	},
+	{
+		name: "sr", flags: []string{"scale"}, sigma: 0.01,
+		help: `--scale N              N times larger in both directions (antialiased bicubic reduction undone)`,
+		check: func(f *taskFlags) error {
+			if f.scale < 2 || f.scale > 64 {
+				return usagef("--scale %d: expected 2 to 64", f.scale)
+			}
+			return nil
+		},
+		spec: func(f *taskFlags, h, w int, _ io.Writer) (solver.Spec, error) {
+			if w%f.scale != 0 || h%f.scale != 0 {
+				return solver.Spec{}, fmt.Errorf("a picture of %d x %d pixels, which --scale %d does not divide: crop it to %d x %d first", w, h, f.scale, w/f.scale*f.scale, h/f.scale*f.scale)
+			}
+			return solver.Spec{Kind: "downsample", Factor: f.scale}, nil
+		},
+		behind: func(f *taskFlags, h, w int) (int, int) { return h * f.scale, w * f.scale },
+	},
+	{
+		name: "deblur", flags: []string{"kernel"}, need: "kernel", sigma: 0.01,
+		help: `--kernel FILE          the blur as a small picture, .npy array or text table, its centre in the middle
+--kernel gaussian:SIZE:STD | motion:SIZE:INTENSITY[:SEED]`,
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			k, err := f.kernelOf()
+			return solver.Spec{Kind: "blur", Kernel: k, Note: note(f.kernel)}, err
+		},
+	},
+	{
+		name: "denoise", need: "sigma",
+		help: `--sigma S              noise of standard deviation S on the scale -1..1 (0.05 is 6.4 grey levels)`,
+		check: func(f *taskFlags) error {
+			if !(f.sigma > 0) {
+				return usagef("--sigma %v: denoising needs the noise level, for example --sigma 0.1 (12.8 grey levels)", f.sigma)
+			}
+			return nil
+		},
+		spec: func(*taskFlags, int, int, io.Writer) (solver.Spec, error) { return solver.Spec{Kind: "denoise"}, nil },
+	},
+	{
+		name: "colorize", sigma: 0.01, again: true,
+		help: `                       colours for a grey picture`,
+		spec: func(*taskFlags, int, int, io.Writer) (solver.Spec, error) { return solver.Spec{Kind: "gray"}, nil },
+	},
+}
+
+// taskHelp describes the tasks with their flags.
+var taskHelp = func() string {
+	var b strings.Builder
+	b.WriteString("Tasks:\n")
+	for _, t := range tasks {
+		for i, line := range strings.Split(t.help, "\n") {
+			name := t.name
+			if i > 0 {
+				name = ""
+			}
+			fmt.Fprintf(&b, "  %-9s %s\n", name, line)
+		}
+	}
+	b.WriteString(`Several in a row, in the order in which they happened, each with flags of its own where they differ:
+  --task "deblur | sr" --kernel gaussian:9:2 --scale 2        --task "deblur --kernel k.png | sr --scale 2"`)
+	return b.String()
+}()
+
+func taskList() string {
+	var names []string
+	for _, t := range tasks {
+		names = append(names, t.name)
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
 
 func (f *taskFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.task, "task", "", "inpaint, sr, deblur or denoise")
-	c.Flags().StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
-	c.Flags().BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
-	c.Flags().IntVar(&f.scale, "scale", 4, "sr: the factor")
-	c.Flags().StringVar(&f.kernel, "kernel", "", "deblur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+	f.changed = c.Flags().Changed
+	c.Flags().StringVar(&f.task, "task", "", taskList()+", or several in a row with | between them")
+	f.registerOwn(c)
 	c.Flags().Float64Var(&f.sigma, "sigma", 0, "standard deviation of the noise in the measurement, pictures being on the scale -1..1")
 }
 
-// taskNames are the values of --task, and which flag each of them needs.
-var taskNames = map[string]string{"inpaint": "mask", "sr": "scale", "deblur": "kernel", "denoise": "sigma"}
+// registerOwn registers the flags that belong to certain tasks.
+func (f *taskFlags) registerOwn(c *cobra.Command) {
+	s := c.Flags()
+	s.StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
+	s.BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
+	s.IntVar(&f.scale, "scale", 4, "sr: the factor")
+	s.StringVar(&f.kernel, "kernel", "", "deblur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+}
 
-// check refuses combinations that make no sense, before any file is opened.
-func (f *taskFlags) check(c *cobra.Command) error {
-	need, ok := taskNames[f.task]
-	switch {
-	case f.task == "":
-		return usagef("--task is missing: inpaint, sr, deblur or denoise; see %s --help", c.CommandPath())
-	case !ok:
-		return usagef("--task %s is not known: inpaint, sr, deblur or denoise", f.task)
-	case need != "scale" && !c.Flags().Changed(need):
-		return usagef("--task %s needs --%s; see %s --help", f.task, need, c.CommandPath())
-	case f.task == "denoise" && !(f.sigma > 0):
-		return usagef("--sigma %v: denoising needs the noise level, for example --sigma 0.1 (12.8 grey levels)", f.sigma)
-	case !(f.sigma >= 0 && f.sigma <= 10):
-		return usagef("--sigma %v: expected 0 to 10, on the scale where pictures are -1..1", f.sigma)
-	case f.task == "sr" && (f.scale < 2 || f.scale > 64):
-		return usagef("--scale %d: expected 2 to 64", f.scale)
-	}
-	for _, flag := range []string{"mask", "invert-mask", "scale", "kernel"} {
-		owner := flag
-		if flag == "invert-mask" {
-			owner = "mask"
+// ownFlags are the names of those flags.
+func ownFlags() (names []string) {
+	for _, t := range tasks {
+		for _, flag := range t.flags {
+			if !slices.Contains(names, flag) {
+				names = append(names, flag)
+			}
 		}
-		if c.Flags().Changed(flag) && owner != need {
+	}
+	return names
+}
+
+// check reads --task and refuses combinations that make no sense, before any file is opened.
+func (f *taskFlags) check(c *cobra.Command) error {
+	if strings.TrimSpace(f.task) == "" {
+		return usagef("--task is missing: %s; see %s --help", taskList(), c.CommandPath())
+	}
+	if !(f.sigma >= 0 && f.sigma <= 10) {
+		return usagef("--sigma %v: expected 0 to 10, on the scale where pictures are -1..1", f.sigma)
+	}
+	f.chain = nil
+	segments := strings.Split(f.task, "|")
+	for i, segment := range segments {
+		s, err := f.step(c, segment)
+		if err != nil {
+			return err
+		}
+		if s.last && i < len(segments)-1 {
+			return usagef("--task %q: %s can only be the last", f.task, s.name)
+		}
+		f.chain = append(f.chain, s)
+	}
+	for _, flag := range ownFlags() {
+		if f.changed(flag) && !slices.ContainsFunc(f.chain, func(s step) bool { return slices.Contains(s.task.flags, flag) }) {
 			return usagef("--%s does not belong to --task %s", flag, f.task)
 		}
 	}
 	return nil
 }
 
+// step reads one operator of a chain: its name, and the flags that are its own.
+func (f *taskFlags) step(c *cobra.Command, segment string) (step, error) {
+	words := strings.Fields(segment)
+	if len(words) == 0 {
+		return step{}, usagef("--task %s: nothing between two |", f.task)
+	}
+	at := slices.IndexFunc(tasks, func(t *task) bool { return t.name == words[0] })
+	if at < 0 {
+		return step{}, usagef("--task %s is not known: %s", words[0], taskList())
+	}
+	own, set := *f, &cobra.Command{}
+	own.registerOwn(set)
+	for _, flag := range ownFlags() { // what the command says holds where the step says nothing
+		if f.changed(flag) {
+			if err := set.Flags().Set(flag, c.Flags().Lookup(flag).Value.String()); err != nil {
+				return step{}, usagef("--%s: %v", flag, err)
+			}
+		}
+	}
+	if err := set.ParseFlags(words[1:]); err != nil {
+		return step{}, usagef("--task %q: %v", strings.TrimSpace(segment), err)
+	}
+	if set.Flags().NArg() > 0 {
+		return step{}, usagef("--task %q: %s is not a flag; between two operators goes a |", strings.TrimSpace(segment), set.Flags().Arg(0))
+	}
+	own.changed = func(flag string) bool { return f.changed(flag) || set.Flags().Changed(flag) }
+	s := step{tasks[at], &own}
+	if s.need != "" && !s.flags.changed(s.need) {
+		return step{}, usagef("--task %s needs --%s; see %s --help", s.name, s.need, c.CommandPath())
+	}
+	if s.check != nil {
+		return s, s.check(s.flags)
+	}
+	return s, nil
+}
+
 // spec is the operator for pictures of h x w pixels. Remarks for the user go to stderr.
 func (f *taskFlags) spec(h, w int, stderr io.Writer) (solver.Spec, error) {
-	switch f.task {
-	case "inpaint":
-		m, err := f.maskOf(h, w, stderr)
-		return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{m}, Note: note(f.mask)}, err
-	case "sr":
-		return solver.Spec{Kind: "downsample", Factor: f.scale}, nil
-	case "deblur":
-		k, err := f.kernelOf()
-		return solver.Spec{Kind: "blur", Kernel: k, Note: note(f.kernel)}, err
+	all := solver.Spec{Kind: "compose"}
+	c := 3
+	for _, s := range f.chain {
+		part, err := s.task.spec(s.flags, h, w, stderr)
+		if err != nil {
+			return part, err
+		}
+		next, err := part.Check(h, w, c)
+		if err != nil {
+			return part, fmt.Errorf("--task %s for pictures of %d x %d: %w", s.name, w, h, err)
+		}
+		h, w, c = next[0], next[1], next[2]
+		all.Parts = append(all.Parts, part)
 	}
-	return solver.Spec{Kind: "denoise"}, nil
+	if len(all.Parts) == 1 {
+		return all.Parts[0], nil
+	}
+	return all, nil
+}
+
+// behind is the size of the pictures behind measured ones of h x w.
+func (f *taskFlags) behind(h, w int) (int, int) {
+	for _, s := range slices.Backward(f.chain) {
+		if s.task.behind != nil {
+			h, w = s.task.behind(s.flags, h, w)
+		}
+	}
+	return h, w
+}
+
+// usualSigma is the noise that a picture is taken to have where nobody says.
+func (f *taskFlags) usualSigma() (sigma float64) {
+	for _, s := range f.chain {
+		sigma = max(sigma, s.sigma)
+	}
+	return sigma
+}
+
+func inpaintSpec(f *taskFlags, h, w int, stderr io.Writer) (solver.Spec, error) {
+	m, err := f.maskOf(h, w, stderr)
+	return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{m}, Note: note(f.mask)}, err
 }
 
 // note records an argument; of a file only its name.
