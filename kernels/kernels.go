@@ -45,6 +45,24 @@ type Forker interface {
 	Fork(threads int) (Backend, error)
 }
 
+// Recorder is a Backend that can run a series of operations again for less than it takes to be told of each.
+type Recorder interface {
+	// Record begins a recording: the operations up to End are kept and not run.
+	Record()
+	// End returns what was recorded, or nil where that cannot be replayed: memory was taken, freed, moved or read among the
+	// operations, or the device had no use for them. None of them has run.
+	End() Recording
+}
+
+// Recording is a series of operations. It is gone when its backend is closed.
+type Recording interface {
+	// Replay runs the operations on what the memory that they name holds now. It does nothing and reports false where that is
+	// no longer possible, because other operations moved memory of the backend's own.
+	Replay() bool
+	// Free forgets the recording.
+	Free()
+}
+
 // Memory moves data between the host and the backend.
 type Memory interface {
 	// Alloc returns n uninitialised elements, or an error that matches ErrOutOfMemory.

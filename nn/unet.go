@@ -279,7 +279,22 @@ func (u *unet) checkInput(op string, x *tensor.Tensor, t []float64, y []int) {
 func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *Context, trace tracer) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
-	emb := u.embed(d, x.N(), t, y, trace)
+	time, class := u.upload(d, x.N(), t, y)
+	if trace != nil {
+		return u.pass(x, time, class, context, trace)
+	}
+	type name struct { // of all that the pass reads beside its inputs
+		u       *unet
+		context *Context
+	}
+	return d.Record(name{u, context}, func() *tensor.Tensor { return u.pass(x, time, class, context, nil) }, x, time, class)
+}
+
+// pass is forward without transfers from the host: time are sinusoids, class rows of label_emb or nil.
+func (u *unet) pass(x, time, class *tensor.Tensor, context *Context, trace tracer) (out *tensor.Tensor) {
+	d := x.Device()
+	defer d.Tidy(&out)()
+	emb := u.embed(time, class, trace)
 	h := x
 	skips := make([]*tensor.Tensor, 0, len(u.input))
 	for _, b := range u.input {
@@ -301,29 +316,35 @@ func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *Context,
 	return d.Conv2D(u.out, u.norm.of(h, nil, nil).SiLU(), tensor.Epilogue{})
 }
 
-// embed is time_embed(t) + label_emb(y), [N,1,1,TimeEmbedDim]; a single row where it is the same for all images.
-func (u *unet) embed(d *tensor.Device, n int, t []float64, y []int, trace tracer) (emb *tensor.Tensor) {
-	defer d.Tidy(&emb)()
+// upload makes the sinusoids of timesteps, [N,1,1,ModelChannels] or a single row where they are the same for all images,
+// and the rows of label_emb for class labels, nil without labels.
+func (u *unet) upload(d *tensor.Device, n int, t []float64, y []int) (time, class *tensor.Tensor) {
 	if !slices.ContainsFunc(t, func(v float64) bool { return v != t[0] }) {
 		t = t[:1]
 	}
+	c := u.config
 	if len(y) > 0 {
 		for len(t) < n {
 			t = append(t[:len(t):len(t)], t[0])
 		}
+		rows := make([]float32, 0, n*c.TimeEmbedDim)
+		for _, y := range y {
+			rows = append(rows, u.labels[y*c.TimeEmbedDim:][:c.TimeEmbedDim]...)
+		}
+		class = d.From(rows, n, 1, 1, c.TimeEmbedDim)
 	}
-	c := u.config
-	sinusoids := d.From(embedding(t, c.ModelChannels, c.TimeCosFirst, c.TimeFreqShift), len(t), 1, 1, c.ModelChannels)
-	h := d.Conv2D(u.time1, tensor.Input{X: sinusoids}, tensor.Epilogue{})
+	return d.From(embedding(t, c.ModelChannels, c.TimeCosFirst, c.TimeFreqShift), len(t), 1, 1, c.ModelChannels), class
+}
+
+// embed is time_embed(time) + class, [N,1,1,TimeEmbedDim].
+func (u *unet) embed(time, class *tensor.Tensor, trace tracer) (emb *tensor.Tensor) {
+	d := time.Device()
+	defer d.Tidy(&emb)()
+	h := d.Conv2D(u.time1, tensor.Input{X: time}, tensor.Epilogue{})
 	emb = d.Conv2D(u.time2, tensor.Input{X: h}.SiLU(), tensor.Epilogue{})
 	trace.see("time_embed", emb)
-	if len(y) > 0 {
-		width := c.TimeEmbedDim
-		rows := make([]float32, 0, n*width)
-		for _, y := range y {
-			rows = append(rows, u.labels[y*width:][:width]...)
-		}
-		emb = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: emb, C: 1}, {X: d.From(rows, n, 1, 1, width), C: 1}}})
+	if class != nil {
+		emb = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: emb, C: 1}, {X: class, C: 1}}})
 	}
 	return emb
 }

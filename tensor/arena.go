@@ -1,6 +1,11 @@
 package tensor
 
-import "github.com/spin-native/spin/kernels"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/spin-native/spin/kernels"
+)
 
 // line is what tensors are aligned to, in floats: a cache line, which is also the widest vector.
 const line = 16
@@ -85,20 +90,59 @@ func (a *arena) take(n int) *span {
 		return nil
 	}
 	a.hold(best)
-	if best.n > n {
-		rest := a.span(best.r, best.off+n, best.n-n)
-		rest.prev, rest.next, best.next = best, best.next, rest
+	a.cut(best, n)
+	return best
+}
+
+// cut shortens a span in use to n floats and frees the rest of it.
+func (a *arena) cut(s *span, n int) {
+	if s.n > n {
+		rest := a.span(s.r, s.off+n, s.n-n)
+		rest.prev, rest.next, s.next = s, s.next, rest
 		if rest.next != nil {
 			rest.next.prev = rest
 		}
-		best.n = n
+		s.n = n
 		a.release(rest)
 	}
-	if end := best.off + n; end > best.r.mark {
-		a.extent += end - best.r.mark
-		best.r.mark = end
+	if end := s.off + n; end > s.r.mark {
+		a.extent += end - s.r.mark
+		s.r.mark = end
 	}
-	return best
+}
+
+// gap is a free range.
+type gap struct {
+	r      *region
+	off, n int
+}
+
+// gaps are the free ranges in order. Two states with the same ones are the same to all that is to come.
+func (a *arena) gaps() []gap {
+	all := make([]gap, len(a.free))
+	for i, s := range a.free {
+		all[i] = gap{s.r, s.off, s.n}
+	}
+	slices.SortFunc(all, func(x, y gap) int { return cmp.Or(cmp.Compare(x.r.id, y.r.id), cmp.Compare(x.off, y.off)) })
+	return all
+}
+
+// takeAt takes n floats at an offset where they are known to be free.
+func (a *arena) takeAt(r *region, off, n int) *span {
+	i := slices.IndexFunc(a.free, func(s *span) bool { return s.r == r && s.off <= off && off < s.off+s.n })
+	s := a.free[i]
+	a.hold(s)
+	if before := off - s.off; before > 0 {
+		front := a.span(r, s.off, before)
+		front.prev, front.next, s.prev = s.prev, s, front
+		if front.prev != nil {
+			front.prev.next = front
+		}
+		s.off, s.n = off, s.n-before
+		a.release(front)
+	}
+	a.cut(s, room(n))
+	return s
 }
 
 // release frees a span and merges it with free neighbours.

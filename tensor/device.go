@@ -13,6 +13,7 @@ type Device struct {
 	arena  arena
 	live   []*Tensor // tensors of the open brackets, innermost last
 	depth  int       // open brackets
+	passes []*pass   // met before, the latest last
 	stats  Stats
 }
 
@@ -44,7 +45,7 @@ func (d *Device) Close() error {
 	for _, r := range d.arena.regions {
 		r.buf = nil
 	}
-	d.arena, d.live = arena{}, nil
+	d.arena, d.live, d.passes = arena{}, nil, nil
 	return d.b.Close()
 }
 

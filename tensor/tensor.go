@@ -105,10 +105,7 @@ func (t *Tensor) Rows(n, from, to int) *Tensor {
 // SetRows overwrites rows of image n, from the given one on, with the image src.
 func (t *Tensor) SetRows(n, from int, src *Tensor) {
 	t.d.Blend(t.Rows(n, from, from+src.H()), Blend{Terms: []Term{{X: src, C: 1}}})
-	if t.moments != nil { // no longer those of the contents
-		t.moments.release()
-		t.moments = nil
-	}
+	t.bare() // they are no longer those of the contents
 }
 
 func (t *Tensor) alive(op string) {

@@ -21,6 +21,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 #include "cuemu.h"
 
@@ -35,8 +36,21 @@ bool inited;
 CUresult sticky = CUDA_SUCCESS;
 int env(const char* n, int d) { const char* s = getenv(n); return s ? atoi(s) : d; }
 int cc() { static int v = env("CUEMU_CC", 90); return v; }
-size_t memory() { static size_t v = (size_t)env("CUEMU_MEMORY_MB", 4096) << 20; return v; }
+size_t memory() {
+  const char* bytes = getenv("CUEMU_MEMORY");
+  return bytes ? strtoull(bytes, nullptr, 10) : (size_t)4 << 30;
+}
 bool trace() { static bool v = env("CUEMU_TRACE", 0); return v; }
+// asked_to reports whether the environment variable names fn.
+bool asked_to(const char* variable, const char* fn) { const char* s = getenv(variable); return s && !strcmp(s, fn); }
+// note appends a line to the file that CUEMU_LOG names.
+void note(const char* what, const char* name) {
+  const char* path = getenv("CUEMU_LOG");
+  FILE* f = path && *path ? fopen(path, "a") : nullptr;
+  if (!f) return;
+  fprintf(f, *name ? "%s %s\n" : "%s\n", what, name);
+  fclose(f);
+}
 
 CUresult fail(CUresult r, const char* fmt, ...) __attribute__((format(printf, 2, 3)));
 CUresult fail(CUresult r, const char* fmt, ...) {
@@ -63,7 +77,14 @@ bool inside(const std::map<uintptr_t, size_t>& m, uintptr_t p, size_t n, uintptr
 struct CUctx_st { int dev; int refs; };
 struct CUgraph_st { std::vector<Op> ops; };
 struct CUgraphExec_st { std::vector<Op> ops; };
-struct CUstream_st { std::deque<Op> q; CUgraph_st* capture = nullptr; unsigned flags = 0; };
+struct CUstream_st {
+  std::deque<Op> q;
+  CUgraph_st* capture = nullptr;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::thread::id capturer;
+  bool broken = false;  // the capture saw a call that it must not see
+  unsigned flags = 0;
+};
 struct CUevent_st {
   bool recorded = false, done = false;
   CUstream_st* stream = nullptr;
@@ -94,19 +115,27 @@ CUresult drain_all() {
   for (CUstream_st* s : streams) drain(s);
   return drain(&null_stream);
 }
-bool any_capture() {
-  for (CUstream_st* s : streams) if (s->capture) return true;
-  return false;
+// breaks_capture marks the captures that a call of this thread must not happen in.
+bool breaks_capture() {
+  bool any = false;
+  for (CUstream_st* s : streams)
+    if (s->capture && (s->mode == CU_STREAM_CAPTURE_MODE_GLOBAL || s->capturer == std::this_thread::get_id())) any = s->broken = true;
+  return any;
 }
 // enter is the check at the head of every call that needs a context.
-CUresult enter(const char* fn) {
+CUresult enter(const char* symbol) {
+  std::string name = symbol;  // the headers add _v2 to some
+  if (size_t at = name.rfind("_v"); at != name.npos) name.resize(at);
+  const char* fn = name.c_str();
   if (trace()) fprintf(stderr, "cudaemu: %s\n", fn);
+  note(fn, "");
   if (!inited) return fail(CUDA_ERROR_NOT_INITIALIZED, "%s before cuInit", fn);
   if (current.empty() || !current.back()) return fail(CUDA_ERROR_INVALID_CONTEXT, "%s: no current context on this thread", fn);
+  if (sticky == CUDA_SUCCESS && asked_to("CUEMU_REFUSE", fn)) return CUDA_ERROR_OUT_OF_MEMORY;
   return sticky;
 }
 #define ENTER LOCK; if (CUresult e = enter(__func__)) return e
-#define NO_CAPTURE if (any_capture()) return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s during a stream capture", __func__)
+#define NO_CAPTURE if (breaks_capture()) return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s during a stream capture", __func__)
 
 CUresult push(CUstream s, Op op) {
   if (!s || s == CU_STREAM_LEGACY || s == CU_STREAM_PER_THREAD) {
@@ -253,6 +282,10 @@ API cuMemcpyHtoDAsync(CUdeviceptr d, const void* s, size_t n, CUstream st) {
   ENTER;
   if (CUresult r = device_range(__func__, d, n)) return r;
   if (inside(host_mem, (uintptr_t)s, n)) return push(st, [=] { memcpy((void*)d, s, n); return CUDA_SUCCESS; });
+  if (st && streams.count(st) && st->capture) {
+    st->broken = true;
+    return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s from pageable memory during a capture", __func__);
+  }
   auto stage = std::make_shared<std::vector<char>>((const char*)s, (const char*)s + n);  // pageable memory is staged at once
   return push(st, [=] { memcpy((void*)d, stage->data(), n); return CUDA_SUCCESS; });
 }
@@ -260,8 +293,12 @@ API cuMemcpyDtoHAsync(void* d, CUdeviceptr s, size_t n, CUstream st) {
   ENTER;
   if (CUresult r = device_range(__func__, s, n)) return r;
   bool pinned = inside(host_mem, (uintptr_t)d, n);
+  if (!pinned && st && streams.count(st) && st->capture) {
+    st->broken = true;
+    return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s to pageable memory during a capture", __func__);
+  }
   if (CUresult r = push(st, [=] { memcpy(d, (void*)s, n); return CUDA_SUCCESS; })) return r;
-  if (!pinned && st && !st->capture) return drain(st);
+  if (!pinned && st) return drain(st);
   return CUDA_SUCCESS;
 }
 template <class T> static CUresult fill(const char* fn, CUdeviceptr p, T v, size_t n, CUstream st) {
@@ -278,7 +315,14 @@ API cuMemsetD32Async(CUdeviceptr p, unsigned v, size_t n, CUstream s) { ENTER; r
 // ---- streams, events ----
 API cuStreamCreate(CUstream* s, unsigned flags) { ENTER; *s = new CUstream_st; (*s)->flags = flags; streams.insert(*s); return CUDA_SUCCESS; }
 API cuStreamDestroy(CUstream s) { ENTER; if (!streams.count(s)) return CUDA_ERROR_INVALID_HANDLE; drain(s); streams.erase(s); delete s; return CUDA_SUCCESS; }
-API cuStreamSynchronize(CUstream s) { ENTER; NO_CAPTURE; return s ? drain(s) : drain_all(); }
+API cuStreamSynchronize(CUstream s) {
+  ENTER;
+  if (s && s->capture) {
+    s->broken = true;
+    return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "%s of a stream that is captured", __func__);
+  }
+  return s ? drain(s) : drain_all();
+}
 API cuStreamQuery(CUstream s) { ENTER; return s && !s->q.empty() ? (drain(s) ? sticky : CUDA_ERROR_NOT_READY) : sticky; }
 API cuEventCreate(CUevent* e, unsigned) { ENTER; *e = new CUevent_st; return CUDA_SUCCESS; }
 API cuEventDestroy(CUevent e) { ENTER; drain_all(); delete e; return CUDA_SUCCESS; }
@@ -422,9 +466,10 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", name, gx, gy, gz, bx, by, bz, smem);
   auto args = std::make_shared<std::vector<std::vector<char>>>();
   for (size_t i = 0; i < f->k->params.size(); i++) args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
-  static const char* broken = getenv("CUEMU_FAIL");
-  if (broken && !strcmp(broken, name)) return push(s, [] { return CUDA_ERROR_ILLEGAL_ADDRESS; });
   return push(s, [=] {
+    static int launches = 0;
+    note("launch", name);
+    if (asked_to("CUEMU_FAIL", name) || ++launches == env("CUEMU_FAIL_LAUNCH", 0)) return CUDA_ERROR_ILLEGAL_ADDRESS;
     std::vector<void*> ps;
     for (auto& a : *args) ps.push_back(a.data());
     std::string e = cuemu::launch(f->k, {gx, gy, gz}, {bx, by, bz}, smem, ps.data());
@@ -433,19 +478,25 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
 }
 
 // ---- graphs (linear capture of one stream) ----
-API cuStreamBeginCapture(CUstream s, CUstreamCaptureMode) {
+API cuStreamBeginCapture(CUstream s, CUstreamCaptureMode mode) {
   ENTER;
   if (!s || !streams.count(s)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (s->capture) return CUDA_ERROR_ILLEGAL_STATE;
   s->capture = new CUgraph_st;
+  s->mode = mode;
+  s->capturer = std::this_thread::get_id();
+  s->broken = false;
   return CUDA_SUCCESS;
 }
 API cuStreamEndCapture(CUstream s, CUgraph* g) {
   ENTER;
+  *g = nullptr;
   if (!s->capture) return CUDA_ERROR_ILLEGAL_STATE;
-  *g = s->capture;
+  if (s->mode != CU_STREAM_CAPTURE_MODE_RELAXED && s->capturer != std::this_thread::get_id()) return fail(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "%s on another thread than the beginning", __func__);
+  if (s->broken) delete s->capture;
+  else *g = s->capture;
   s->capture = nullptr;
-  return CUDA_SUCCESS;
+  return s->broken ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
 }
 API cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long long) { ENTER; *x = new CUgraphExec_st{g->ops}; return CUDA_SUCCESS; }
 API cuGraphLaunch(CUgraphExec x, CUstream s) {

@@ -74,9 +74,13 @@ type Backend struct {
 	tables  map[int]device // of Fourier transforms, by length
 	scratch device
 	room    int // bytes of scratch
+	moves   int // times that memory which launches may name was given back
+	staging staging
 
 	// The rest belongs to the goroutine of the context.
 	fault   error // the first one
+	capture capturing
+	graphs  map[*graph]struct{}
 	dev     cu.Device
 	module  cu.Module
 	stream  cu.Stream
@@ -104,7 +108,7 @@ func Open(o Options) (kernels.Backend, error) {
 	b := &Backend{
 		name:   fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor),
 		jobs:   make(chan func(), ahead),
-		tables: map[int]device{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{},
+		tables: map[int]device{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
 	}
 	ready := make(chan error)
 	go func() {
@@ -207,14 +211,19 @@ func (b *Backend) now(f func() error) error {
 // launch enqueues one kernel, whose argument is args, a struct of args.h.
 func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A) {
 	b.later(func() error {
+		if b.capture == dropping {
+			return nil
+		}
 		r := C.launch(unsafe.Pointer(b.kernels[name]), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared),
 			C.CUstream(unsafe.Pointer(b.stream.C())), unsafe.Pointer(&args))
 		if r != C.CUDA_SUCCESS {
-			return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, x, y, z, threads, C.GoString(C.error_name(r)))
+			return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, x, y, z, threads, errorName(r))
 		}
 		return nil
 	})
 }
+
+func errorName(r C.CUresult) string { return C.GoString(C.error_name(r)) }
 
 // each launches a kernel with a thread for each of n elements.
 func each[A any](b *Backend, name string, n int, args A) {
@@ -258,6 +267,7 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 
 // obtain takes memory of the device. It runs on the goroutine of the context.
 func (b *Backend) obtain(bytes int) (device, error) {
+	b.giveUp()
 	p, err := cu.MemAlloc(int64(max(bytes, 1)))
 	if errors.Is(err, cu.OutOfMemory) {
 		return 0, fmt.Errorf("%s: %.1f MB: %w", b.name, float64(bytes)/(1<<20), kernels.ErrOutOfMemory)
@@ -273,6 +283,7 @@ func (b *Backend) obtain(bytes int) (device, error) {
 // release gives memory back, after all operations so far: the driver waits for them. It runs on the goroutine of the
 // context.
 func (b *Backend) release(p device) error {
+	b.giveUp()
 	delete(b.memory, p)
 	return cu.MemFree(p)
 }
@@ -282,28 +293,29 @@ func (b *Backend) Free(m kernels.Buffer) {
 }
 
 func (b *Backend) Upload(dst kernels.View, src []float32) {
-	if len(src) == 0 {
-		return
-	}
-	_ = b.now(func() error { // copies from pageable memory have read it when they return; a fault comes back from Sync
-		b.fail(cu.MemcpyHtoDAsync(device(at(dst)), unsafe.Pointer(&src[0]), int64(4*len(src)), b.stream))
-		return nil
-	})
+	b.upload(device(at(dst)), bytesOf(src))
+}
+
+// bytesOf is the memory of a slice.
+func bytesOf[T float32 | int32](s []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), 4*len(s))
 }
 
 func (b *Backend) Download(dst []float32, src kernels.View) error {
-	return b.now(func() error {
-		if len(dst) > 0 {
-			b.fail(cu.MemcpyDtoHAsync(unsafe.Pointer(&dst[0]), device(at(src)), int64(4*len(dst)), b.stream))
-		}
-		return b.wait()
-	})
+	return b.download(bytesOf(dst), device(at(src)))
 }
 
-func (b *Backend) Sync() error { return b.now(b.wait) }
+func (b *Backend) Sync() error {
+	err := b.now(b.wait)
+	if err == nil {
+		b.staging.used = 0
+	}
+	return err
+}
 
 // wait waits for the device, whose faults come to light then.
 func (b *Backend) wait() error {
+	b.giveUp()
 	if b.fault == nil {
 		b.fail(b.stream.Synchronize())
 	}
@@ -319,9 +331,13 @@ func (b *Backend) Close() error {
 	b.jobs <- func() {
 		faulty := b.wait() != nil
 		var err error
+		for g := range b.graphs {
+			C.cuGraphExecDestroy(g.exec)
+		}
 		for p := range b.memory {
 			err = errors.Join(err, cu.MemFree(p))
 		}
+		b.unpin()
 		err = errors.Join(err, b.stream.Destroy(), b.module.Unload())
 		if faulty {
 			err = nil
@@ -339,7 +355,7 @@ func keep[T float32 | int32](b *Backend, data []T) (p device, err error) {
 		if p, err = b.obtain(4 * len(data)); err != nil || len(data) == 0 {
 			return err
 		}
-		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream))
+		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream)) // has read data when it returns
 		return b.fault
 	})
 	return p, err
@@ -361,6 +377,7 @@ func must(err error) bool {
 // shared is scratch memory of the device, which every operation may use that asks for it: they run one after the other.
 func (b *Backend) shared(bytes int) device {
 	if bytes > b.room {
+		b.moves++
 		must(b.now(func() (err error) {
 			if b.scratch != 0 {
 				b.fail(b.release(b.scratch))

@@ -177,6 +177,7 @@ func (b *Backend) table(n int) device {
 // tablesFor returns those of the rows and of the columns of an image, which live until it is called again.
 func (b *Backend) tablesFor(h, w int) (rows, cols device) {
 	if len(b.tables) > maxTables-2 { // both are to live
+		b.moves++
 		for _, p := range b.tables {
 			b.later(func() error { return b.release(p) })
 		}
@@ -203,6 +204,7 @@ func (b *Backend) powerOn(f *filter, h, w int, rows, cols device) device {
 	if f.on == [2]int{h, w} {
 		return f.power
 	}
+	b.moves++
 	must(b.now(func() (err error) {
 		if f.power != 0 {
 			b.fail(b.release(f.power))
