@@ -95,6 +95,9 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 			if err := f.check(c); err != nil {
 				return err
 			}
+			if f.auto {
+				return usagef("--sigma auto is for reconstruct: say how much noise to add")
+			}
 			if output != "" {
 				if err := imagefile.CheckWritable(output, force); err != nil {
 					return err

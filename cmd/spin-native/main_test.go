@@ -117,6 +117,7 @@ func TestReconstructTasks(t *testing.T) {
 		"gaussian":    {"--task", "deblur", "--kernel", "gaussian:9:1.5"},
 		"motion":      {"--task", "deblur", "--kernel", "motion:15:0.5:2"},
 		"denoise":     {"--task", "denoise", "--sigma", "0.2"},
+		"its noise":   {"--task", "denoise", "--sigma", "auto"},
 		"several":     {"--task", "denoise", "--sigma", "0.2", "--samples", "2"},
 		"with truth":  {"--task", "denoise", "--sigma", "0.2", "--truth", pic, "--compare", filepath.Join(dir, "sheet.png")},
 		"other steps": {"--task", "denoise", "--sigma", "0.2", "--steps", "2"},

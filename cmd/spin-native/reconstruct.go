@@ -22,6 +22,7 @@ type reconstructFlags struct {
 	output, compare, truth string
 	samples                int
 	asJSON, force          bool
+	noise                  *solver.NoiseEstimate // of --sigma auto
 }
 
 func newReconstruct() *cobra.Command {
@@ -35,11 +36,12 @@ or TIFF). IN can also be a measurement that degrade --save-measurement wrote; it
 ` + taskHelp + `
 
 The noise of the picture, --sigma, is taken to be 0 for inpaint and 0.01 for sr and deblur unless you say otherwise. Too
-little lets noise and ringing through; too much smooths.`,
+little lets noise and ringing through; too much smooths. --sigma auto measures it in the smooth places of the picture.`,
 		Example: `  spin-native reconstruct --task inpaint --mask scratches.png -o whole.png scratched.png
   spin-native reconstruct --task sr --scale 4 -o big.png small.png --compare sheet.png
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
   spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
+  spin-native reconstruct --task denoise --sigma auto -o clean.png noisy.png
   spin-native reconstruct -o out.png y.safetensors --truth original.png --json`,
 		Args: exactArgs(1, "one picture"),
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args[0]) },
@@ -58,29 +60,30 @@ little lets noise and ringing through; too much smooths.`,
 
 // reconstructReport is what --json prints.
 type reconstructReport struct {
-	Input          string               `json:"input"`
-	Outputs        []string             `json:"outputs"`
-	Width          int                  `json:"width"`
-	Height         int                  `json:"height"`
-	Task           string               `json:"task"`
-	Prior          string               `json:"prior"`
-	Device         string               `json:"device"`
-	Sigma          float64              `json:"sigma"`
-	Seed           uint64               `json:"seed"`
-	Calls          int                  `json:"calls"`
-	Corrections    int                  `json:"corrections"`
-	OperatorCalls  int                  `json:"operator_calls"`
-	Seconds        float64              `json:"seconds"`
-	DenoiseSeconds float64              `json:"denoise_seconds"`
-	CorrectSeconds float64              `json:"correct_seconds"`
-	FirstStage     *firstStageReport    `json:"first_stage,omitempty"` // of a latent prior
-	Memory         memoryReport         `json:"memory"`
-	Residual       []float64            `json:"residual"`
-	Certificates   []solver.Certificate `json:"certificates"` // how well every output explains the input
-	Settings       solver.Parameters    `json:"settings"`
-	Measured       *score               `json:"measured,omitempty"`    // the input against the truth
-	FirstGuess     *score               `json:"first_guess,omitempty"` // the operator's own, without the prior
-	Result         []score              `json:"result,omitempty"`      // the outputs against the truth
+	Input          string                `json:"input"`
+	Outputs        []string              `json:"outputs"`
+	Width          int                   `json:"width"`
+	Height         int                   `json:"height"`
+	Task           string                `json:"task"`
+	Prior          string                `json:"prior"`
+	Device         string                `json:"device"`
+	Sigma          float64               `json:"sigma"`
+	NoiseEstimate  *solver.NoiseEstimate `json:"noise_estimate,omitempty"` // of --sigma auto
+	Seed           uint64                `json:"seed"`
+	Calls          int                   `json:"calls"`
+	Corrections    int                   `json:"corrections"`
+	OperatorCalls  int                   `json:"operator_calls"`
+	Seconds        float64               `json:"seconds"`
+	DenoiseSeconds float64               `json:"denoise_seconds"`
+	CorrectSeconds float64               `json:"correct_seconds"`
+	FirstStage     *firstStageReport     `json:"first_stage,omitempty"` // of a latent prior
+	Memory         memoryReport          `json:"memory"`
+	Residual       []float64             `json:"residual"`
+	Certificates   []solver.Certificate  `json:"certificates"` // how well every output explains the input
+	Settings       solver.Parameters     `json:"settings"`
+	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
+	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
+	Result         []score               `json:"result,omitempty"`      // the outputs against the truth
 }
 
 // firstStageReport is what encoding and decoding took, and their shares of the whole.
@@ -140,6 +143,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	defer d.Close()
 
 	m, pic, err := f.measurement(c, d, input, measured)
+	if err == nil && f.auto {
+		err = f.estimateNoise(m)
+	}
 	if err != nil {
 		return err
 	}
@@ -176,7 +182,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 
 	report := reconstructReport{
-		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Seed: f.seed,
+		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, NoiseEstimate: f.noise, Seed: f.seed,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
 		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates, Settings: s.settings,
@@ -246,6 +252,9 @@ func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) 
 	if s := r.FirstStage; s != nil {
 		fmt.Fprintf(w, "  first stage    %d encodes in %.1f s, %d decodes in %.1f s: %.0f %% of the time; %s\n",
 			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare), plan)
+	}
+	if r.NoiseEstimate != nil {
+		fmt.Fprintf(w, "  noise          %s; taken: %.3g\n", r.NoiseEstimate.Text, r.Sigma)
 	}
 	for i := range r.Outputs {
 		fmt.Fprintf(w, "  certificate    %s\n", r.Certificates[i].Text)

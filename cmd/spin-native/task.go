@@ -22,6 +22,7 @@ type taskFlags struct {
 	scale  int
 	kernel string
 	sigma  float64
+	auto   bool // --sigma auto
 
 	changed func(flag string) bool // whether a flag was given
 	chain   []step                 // what task says, from check
@@ -95,7 +96,7 @@ var tasks = []*task{
 		name: "denoise", need: "sigma",
 		help: `--sigma S              noise of standard deviation S on the scale -1..1 (0.05 is 6.4 grey levels)`,
 		check: func(f *taskFlags) error {
-			if !(f.sigma > 0) {
+			if !f.auto && !(f.sigma > 0) {
 				return usagef("--sigma %v: denoising needs the noise level, for example --sigma 0.1 (12.8 grey levels)", f.sigma)
 			}
 			return nil
@@ -140,7 +141,7 @@ func (f *taskFlags) register(c *cobra.Command) {
 	f.changed = c.Flags().Changed
 	c.Flags().StringVar(&f.task, "task", "", taskList()+", or several in a row with | between them")
 	f.registerOwn(c)
-	c.Flags().Float64Var(&f.sigma, "sigma", 0, "standard deviation of the noise in the measurement, pictures being on the scale -1..1")
+	c.Flags().Var(&sigmaValue{f}, "sigma", "standard deviation of the noise in the measurement, pictures being on the scale -1..1")
 }
 
 // registerOwn registers the flags that belong to certain tasks.
