@@ -1,6 +1,9 @@
 package kernels
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // FastSize is the smallest size from n on that has no prime factor above 5, for transforms whose size is free.
 func FastSize(n int) int {
@@ -56,4 +59,45 @@ func (w ConvWeights) Check() error {
 		return fmt.Errorf("the form %v needs a convolution of an enlarged image", w.Form)
 	}
 	return nil
+}
+
+// Check reports what is wrong with the sparse matrix, or nil.
+func (m SparseMatrix) Check() error {
+	if m.Rows <= 0 || m.Cols <= 0 || len(m.Start) != m.Rows+1 || len(m.Col) != len(m.W) || len(m.W) > math.MaxInt32 {
+		return fmt.Errorf("sparse %d x %d matrix with %d starts, %d columns and %d weights", m.Rows, m.Cols, len(m.Start), len(m.Col), len(m.W))
+	}
+	if m.Start[0] != 0 || int(m.Start[m.Rows]) != len(m.W) {
+		return fmt.Errorf("the rows of the sparse matrix cover the weights %d to %d of %d", m.Start[0], m.Start[m.Rows], len(m.W))
+	}
+	for i := range m.Rows {
+		if m.Start[i] > m.Start[i+1] {
+			return fmt.Errorf("row %d of the sparse matrix starts at %d and ends at %d", i, m.Start[i], m.Start[i+1])
+		}
+	}
+	for k, c := range m.Col {
+		if c < 0 || int(c) >= m.Cols {
+			return fmt.Errorf("weight %d of the sparse matrix is on column %d of %d", k, c, m.Cols)
+		}
+	}
+	return nil
+}
+
+// Transposed is the matrix M^T. The columns of its rows ascend.
+func (m SparseMatrix) Transposed() SparseMatrix {
+	t := SparseMatrix{Rows: m.Cols, Cols: m.Rows, Start: make([]int32, m.Cols+1), Col: make([]int32, len(m.Col)), W: make([]float32, len(m.W))}
+	for _, c := range m.Col {
+		t.Start[c+1]++
+	}
+	for i := range m.Cols {
+		t.Start[i+1] += t.Start[i]
+	}
+	next := append([]int32(nil), t.Start[:m.Cols]...)
+	for i := range m.Rows {
+		for k := m.Start[i]; k < m.Start[i+1]; k++ {
+			at := next[m.Col[k]]
+			t.Col[at], t.W[at] = int32(i), m.W[k]
+			next[m.Col[k]]++
+		}
+	}
+	return t
 }

@@ -104,6 +104,8 @@ type Image interface {
 	PrepareMatrix(Matrix) (PreparedMatrix, error)
 	// PrepareFilter readies a two-dimensional filter for Filter.
 	PrepareFilter(FilterWeights) (PreparedFilter, error)
+	// PrepareSparse readies a sparse matrix, and its transpose, for Sparse. It keeps nothing of the caller's memory.
+	PrepareSparse(SparseMatrix) (PreparedSparse, error)
 	Blend(*Blend)
 	// Dot writes the sum over all elements of a*b, per image, into dst [N,1,1,1]. Accumulated in float64.
 	Dot(dst, a, b View)
@@ -113,6 +115,8 @@ type Image interface {
 	Accelerate(*Accelerate)
 	Adam(*Adam)
 	Fourier(*Fourier)
+	Sparse(*Sparse)
+	Pointwise(*Pointwise)
 }
 
 // Activation is applied to a convolution's input after the normalisation.
@@ -405,4 +409,59 @@ type Adam struct {
 type Fourier struct {
 	Dst, Src View
 	Inverse  bool
+}
+
+// SparseMatrix acts on the pixels of an image, counted row by row: row i has the weights W[k] on the pixels Col[k], for k
+// from Start[i] to Start[i+1].
+type SparseMatrix struct {
+	Rows, Cols int
+	Start      []int32 // Rows+1, ascending from 0
+	Col        []int32
+	W          []float32
+}
+
+// PreparedSparse is a sparse matrix readied by a backend.
+type PreparedSparse interface {
+	Shape() (rows, cols int)
+}
+
+// Sparse applies a sparse matrix to the pixels of every image and channel, or with Adjoint its transpose:
+//
+//	Dst = Alpha * M Src + Beta * Add
+//
+// Src has as many pixels as M has columns and Dst as many as M has rows (the other way round with Adjoint), in any height and
+// width. Dst may be Add itself.
+type Sparse struct {
+	Dst, Src View
+	M        PreparedSparse
+	Adjoint  bool
+	Alpha    float32
+	Add      View // optional
+	Beta     float32
+}
+
+// PointOp names a formula of Pointwise.
+type PointOp int
+
+const (
+	PointMul      PointOp = iota // A * B
+	PointClip                    // A limited to [P, Q]; a NaN stays one
+	PointRound                   // Q + P * round((A-Q)/P), halves to even
+	PointPower                   // max(A, P)^Q; P is not negative
+	PointWithin                  // 1 where P <= A <= Q, otherwise 0
+	PointSaturate                // A-B, but at most 0 where B >= Q, and at least 0 where B <= P: what is known of a clipped B
+	PointComplex                 // the complex A + iB; B is optional
+	PointReal                    // the real part of a complex A
+	PointAbs                     // the absolute value of a complex A
+	PointPhase                   // B * A / max(|A|, P) for a complex A: the phase of A with the absolute value B; P is above zero
+)
+
+// Pointwise computes Dst from the same element of A and B, by one of the formulas above. Real operands have Dst's shape; B may
+// have one image or one channel only, which is repeated. A complex operand has two channels, real and imaginary part, for
+// each channel of a real one. Dst may be A or B where it has the same shape.
+type Pointwise struct {
+	Op   PointOp
+	Dst  View
+	A, B View
+	P, Q float32
 }

@@ -210,6 +210,110 @@ func (d *Device) Fourier(dst, src *Tensor, inverse bool) *Tensor {
 	return dst
 }
 
+// Sparse is a sparse matrix on the device.
+type Sparse struct {
+	d          *Device
+	m          kernels.PreparedSparse
+	Rows, Cols int
+}
+
+// Sparse readies a sparse matrix over the pixels of an image.
+func (d *Device) Sparse(m kernels.SparseMatrix) *Sparse {
+	p, err := d.b.PrepareSparse(m)
+	if err != nil {
+		FailWith("tensor.Sparse", err, "%d x %d matrix", m.Rows, m.Cols)
+	}
+	return &Sparse{d, p, m.Rows, m.Cols}
+}
+
+// Product describes Alpha * M x + Beta * Add for a sparse matrix M, or its transpose; see kernels.Sparse.
+type Product struct {
+	M       *Sparse
+	Adjoint bool
+	Alpha   float64
+	Add     *Tensor
+	Beta    float64
+}
+
+// Product evaluates p on src into dst, whose height and width are its own: only the number of pixels must be that of the
+// matrix. Where dst is nil the result has one row of pixels.
+func (d *Device) Product(dst, src *Tensor, p Product) *Tensor {
+	const op = "tensor.Product"
+	if p.M.d != d {
+		Fail(op, "matrix of another device")
+	}
+	rows, cols := p.M.Rows, p.M.Cols
+	if p.Adjoint {
+		rows, cols = cols, rows
+	}
+	if src.H()*src.W() != cols {
+		Fail(op, "input %v has %d pixels, expected %d", src, src.H()*src.W(), cols)
+	}
+	if dst == nil {
+		dst = d.New(src.N(), 1, rows, src.C())
+	}
+	if dst.N() != src.N() || dst.C() != src.C() || dst.H()*dst.W() != rows {
+		Fail(op, "destination has shape %v, expected %d images of %d pixels with %d channels", dst, src.N(), rows, src.C())
+	}
+	if p.Add != nil {
+		sameShape(op, dst, p.Add, "addend")
+	}
+	if dst == src {
+		Fail(op, "destination and source are the same tensor")
+	}
+	d.b.Sparse(&kernels.Sparse{
+		Dst: d.own(op, dst), Src: d.view(op, src), M: p.M.m, Adjoint: p.Adjoint,
+		Alpha: float32(p.Alpha), Add: d.view(op, p.Add), Beta: float32(p.Beta),
+	})
+	return dst
+}
+
+// Pointwise evaluates one of the formulas of kernels.PointOp, with the parameters lo and hi that it calls P and Q, into dst.
+// b is nil for formulas of one operand.
+func (d *Device) Pointwise(dst *Tensor, f kernels.PointOp, a, b *Tensor, lo, hi float64) *Tensor {
+	const op = "tensor.Pointwise"
+	c := a.C()       // of the result
+	real := [4]int{} // the shape of real operands
+	copy(real[:], []int{a.N(), a.H(), a.W(), a.C()})
+	switch f {
+	case kernels.PointComplex:
+		c *= 2
+	case kernels.PointReal, kernels.PointAbs, kernels.PointPhase:
+		if c%2 != 0 {
+			Fail(op, "%v has %d channels, expected pairs of real and imaginary part", a, c)
+		}
+		real[3] = c / 2
+		if f != kernels.PointPhase {
+			c /= 2
+		}
+	}
+	switch f {
+	case kernels.PointMul, kernels.PointSaturate, kernels.PointPhase:
+		if b == nil {
+			Fail(op, "the second operand is missing")
+		}
+	case kernels.PointComplex:
+	default:
+		if b != nil {
+			Fail(op, "a second operand, expected none")
+		}
+	}
+	if (f == kernels.PointRound || f == kernels.PointPhase) && !(float32(lo) > 0) || f == kernels.PointPower && !(lo >= 0) {
+		Fail(op, "parameter %v, expected a positive number", lo)
+	}
+	if b != nil && (b.N() != real[0] && b.N() != 1 || b.H() != real[1] || b.W() != real[2] || b.C() != real[3] && b.C() != 1) {
+		Fail(op, "second operand of shape %v cannot be repeated to %v", b, real)
+	}
+	if dst == nil {
+		dst = d.New(a.N(), a.H(), a.W(), c)
+	}
+	if want := [4]int{a.N(), a.H(), a.W(), c}; dst.Shape() != want {
+		Fail(op, "destination has shape %v, expected %v", dst, want)
+	}
+	d.b.Pointwise(&kernels.Pointwise{Op: f, Dst: d.own(op, dst), A: d.view(op, a), B: d.view(op, b), P: float32(lo), Q: float32(hi)})
+	return dst
+}
+
 // Stop freezes an image whose Loss [N,1,1,1] is at or below Limit. A nil Loss means that no image stops.
 type Stop struct {
 	Loss  *Tensor

@@ -76,3 +76,5 @@ func (*plan) Filter(*kernels.Filter)                                         {}
 func (*plan) Deconvolve(*kernels.Deconvolve)                                 {}
 func (*plan) Accelerate(*kernels.Accelerate)                                 {}
 func (*plan) Adam(*kernels.Adam)                                             {}
+func (*plan) Sparse(*kernels.Sparse)                                         {}
+func (*plan) Pointwise(*kernels.Pointwise)                                   {}
