@@ -61,9 +61,12 @@ func (w ConvWeights) Check() error {
 	return nil
 }
 
+// maxSparse bounds the sides of a sparse matrix, as the transpose takes memory by them.
+const maxSparse = 1 << 30
+
 // Check reports what is wrong with the sparse matrix, or nil.
 func (m SparseMatrix) Check() error {
-	if m.Rows <= 0 || m.Cols <= 0 || len(m.Start) != m.Rows+1 || len(m.Col) != len(m.W) || len(m.W) > math.MaxInt32 {
+	if m.Rows <= 0 || m.Cols <= 0 || m.Rows > maxSparse || m.Cols > maxSparse || len(m.Start) != m.Rows+1 || len(m.Col) != len(m.W) || len(m.W) > math.MaxInt32 {
 		return fmt.Errorf("sparse %d x %d matrix with %d starts, %d columns and %d weights", m.Rows, m.Cols, len(m.Start), len(m.Col), len(m.W))
 	}
 	if m.Start[0] != 0 || int(m.Start[m.Rows]) != len(m.W) {
@@ -91,13 +94,21 @@ func (m SparseMatrix) Transposed() SparseMatrix {
 	for i := range m.Cols {
 		t.Start[i+1] += t.Start[i]
 	}
-	next := append([]int32(nil), t.Start[:m.Cols]...)
 	for i := range m.Rows {
 		for k := m.Start[i]; k < m.Start[i+1]; k++ {
-			at := next[m.Col[k]]
-			t.Col[at], t.W[at] = int32(i), m.W[k]
-			next[m.Col[k]]++
+			at := &t.Start[m.Col[k]]
+			t.Col[*at], t.W[*at] = int32(i), m.W[k]
+			*at++
 		}
 	}
+	copy(t.Start[1:], t.Start) // every row has moved to where the next one starts
+	t.Start[0] = 0
 	return t
+}
+
+// Operands tells what a formula takes and gives: whether A is complex, whether the result is, and whether there must be a B. A
+// B may be there for PointComplex.
+func (f PointOp) Operands() (complexA, complexDst, needsB bool) {
+	complexA = f == PointReal || f == PointAbs || f == PointPhase
+	return complexA, f == PointComplex || f == PointPhase, f == PointMul || f == PointSaturate || f == PointPhase
 }

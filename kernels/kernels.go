@@ -420,9 +420,11 @@ type SparseMatrix struct {
 	W          []float32
 }
 
-// PreparedSparse is a sparse matrix readied by a backend.
+// PreparedSparse is a sparse matrix readied by a backend. Free gives its memory back, which may be large; it is not to be used
+// after that.
 type PreparedSparse interface {
 	Shape() (rows, cols int)
+	Free()
 }
 
 // Sparse applies a sparse matrix to the pixels of every image and channel, or with Adjoint its transpose:
@@ -445,8 +447,8 @@ type PointOp int
 
 const (
 	PointMul      PointOp = iota // A * B
-	PointClip                    // A limited to [P, Q]; a NaN stays one
-	PointRound                   // Q + P * round((A-Q)/P), halves to even
+	PointClip                    // A limited to [P, Q]
+	PointRound                   // Q + P * round((A-Q)/P), halves to even; P is above zero
 	PointPower                   // max(A, P)^Q; P is not negative
 	PointWithin                  // 1 where P <= A <= Q, otherwise 0
 	PointSaturate                // A-B, but at most 0 where B >= Q, and at least 0 where B <= P: what is known of a clipped B
@@ -459,6 +461,9 @@ const (
 // Pointwise computes Dst from the same element of A and B, by one of the formulas above. Real operands have Dst's shape; B may
 // have one image or one channel only, which is repeated. A complex operand has two channels, real and imaginary part, for
 // each channel of a real one. Dst may be A or B where it has the same shape.
+//
+// A NaN stays one, but PointWithin is 0 there. PointRound decides in float64, so that a number halfway between two steps goes
+// the same way on every backend.
 type Pointwise struct {
 	Op   PointOp
 	Dst  View

@@ -226,6 +226,9 @@ func (d *Device) Sparse(m kernels.SparseMatrix) *Sparse {
 	return &Sparse{d, p, m.Rows, m.Cols}
 }
 
+// Free gives the matrix's memory back to the device.
+func (s *Sparse) Free() { s.m.Free() }
+
 // Product describes Alpha * M x + Beta * Add for a sparse matrix M, or its transpose; see kernels.Sparse.
 type Product struct {
 	M       *Sparse
@@ -272,42 +275,40 @@ func (d *Device) Product(dst, src *Tensor, p Product) *Tensor {
 // b is nil for formulas of one operand.
 func (d *Device) Pointwise(dst *Tensor, f kernels.PointOp, a, b *Tensor, lo, hi float64) *Tensor {
 	const op = "tensor.Pointwise"
-	c := a.C()       // of the result
-	real := [4]int{} // the shape of real operands
-	copy(real[:], []int{a.N(), a.H(), a.W(), a.C()})
-	switch f {
-	case kernels.PointComplex:
-		c *= 2
-	case kernels.PointReal, kernels.PointAbs, kernels.PointPhase:
-		if c%2 != 0 {
-			Fail(op, "%v has %d channels, expected pairs of real and imaginary part", a, c)
-		}
-		real[3] = c / 2
-		if f != kernels.PointPhase {
-			c /= 2
-		}
+	if f < kernels.PointMul || f > kernels.PointPhase {
+		Fail(op, "formula %d, there are %d", f, kernels.PointPhase+1)
 	}
-	switch f {
-	case kernels.PointMul, kernels.PointSaturate, kernels.PointPhase:
-		if b == nil {
-			Fail(op, "the second operand is missing")
+	complexA, complexDst, needsB := f.Operands()
+	numbers := a.Shape() // the shape of real operands
+	if complexA {
+		if numbers[3]%2 != 0 {
+			Fail(op, "%v has %d channels, expected pairs of real and imaginary part", a, a.C())
 		}
-	case kernels.PointComplex:
-	default:
-		if b != nil {
-			Fail(op, "a second operand, expected none")
-		}
+		numbers[3] /= 2
 	}
-	if (f == kernels.PointRound || f == kernels.PointPhase) && !(float32(lo) > 0) || f == kernels.PointPower && !(lo >= 0) {
+	want := numbers
+	if complexDst {
+		want[3] *= 2
+	}
+	if needsB && b == nil {
+		Fail(op, "the second operand is missing")
+	}
+	if !needsB && b != nil && f != kernels.PointComplex {
+		Fail(op, "a second operand of shape %v, expected none", b)
+	}
+	if (f == kernels.PointRound || f == kernels.PointPhase) && !(float32(lo) > 0) {
 		Fail(op, "parameter %v, expected a positive number", lo)
 	}
-	if b != nil && (b.N() != real[0] && b.N() != 1 || b.H() != real[1] || b.W() != real[2] || b.C() != real[3] && b.C() != 1) {
-		Fail(op, "second operand of shape %v cannot be repeated to %v", b, real)
+	if f == kernels.PointPower && !(lo >= 0) {
+		Fail(op, "parameter %v, expected 0 or a positive number", lo)
+	}
+	if b != nil && (b.N() != numbers[0] && b.N() != 1 || b.H() != numbers[1] || b.W() != numbers[2] || b.C() != numbers[3] && b.C() != 1) {
+		Fail(op, "second operand of shape %v cannot be repeated to %v", b, numbers)
 	}
 	if dst == nil {
-		dst = d.New(a.N(), a.H(), a.W(), c)
+		dst = d.New(want[0], want[1], want[2], want[3])
 	}
-	if want := [4]int{a.N(), a.H(), a.W(), c}; dst.Shape() != want {
+	if dst.Shape() != want {
 		Fail(op, "destination has shape %v, expected %v", dst, want)
 	}
 	d.b.Pointwise(&kernels.Pointwise{Op: f, Dst: d.own(op, dst), A: d.view(op, a), B: d.view(op, b), P: float32(lo), Q: float32(hi)})

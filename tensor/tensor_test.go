@@ -139,6 +139,8 @@ func TestMisuse(t *testing.T) {
 	m := d.Matrix(kernels.Matrix{Rows: 2, Cols: 4, First: []int{0, 2}, W: [][]float32{{1}, {1}}})
 	f := d.FilterKernel(kernels.FilterWeights{H: 3, W: 3, K: make([]float32, 9)})
 	vec := func(c int) *tensor.Tensor { return d.New(1, 1, 1, c) }
+	s := d.Sparse(kernels.SparseMatrix{Rows: 3, Cols: 16, Start: []int32{0, 1, 1, 2}, Col: []int32{15, 0}, W: []float32{1, 1}})
+	foreign := other.Sparse(kernels.SparseMatrix{Rows: 3, Cols: 16, Start: []int32{0, 0, 0, 0}})
 	for name, c := range map[string]struct {
 		run  func()
 		want string
@@ -168,19 +170,41 @@ func TestMisuse(t *testing.T) {
 		"padding": {func() {
 			d.Kernel(kernels.ConvWeights{Weight: []float32{1}, In: 1, Out: 1, Size: 1, Stride: 1, PadEnd: 1})
 		}, "padding at the end"},
-		"half of an odd":       {func() { d.New(1, 3, 3, 1).Resample(kernels.Down2) }, "even"},
-		"no terms":             {func() { d.Blend(nil, tensor.Blend{}) }, "0 terms"},
-		"term":                 {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: d.New(1, 4, 4, 3), C: 1}}}) }, "repeated"},
-		"numerator alone":      {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1, Num: vec(1)}}}) }, "numerator"},
-		"dot":                  {func() { d.Dot(nil, x, vec(2)) }, "second operand"},
-		"matrix":               {func() { d.Matrix(kernels.Matrix{Rows: 1, Cols: 1, First: []int{1}, W: [][]float32{{1}}}) }, "columns"},
-		"separable input":      {func() { d.Separable(nil, d.New(1, 5, 4, 1), tensor.Separable{H: m, W: m, Alpha: 1}) }, "does not fit"},
-		"separable output":     {func() { d.Separable(x, x, tensor.Separable{H: m, W: m, Alpha: 1}) }, "destination"},
-		"one spectrum":         {func() { d.Separable(nil, x, tensor.Separable{H: m, W: m, RowSpectrum: vec(2)}) }, "spectra"},
-		"filter":               {func() { d.FilterKernel(kernels.FilterWeights{H: 2, W: 2, K: make([]float32, 4)}) }, "odd"},
-		"filter in place":      {func() { d.Filter(x, x, tensor.Filter{Kernel: f, Alpha: 1}) }, "same tensor"},
-		"half of a complex":    {func() { d.Fourier(nil, d.New(1, 4, 4, 3), false) }, "3 channels"},
-		"fourier output":       {func() { d.Fourier(d.New(1, 4, 2, 2), x, false) }, "destination"},
+		"half of an odd":     {func() { d.New(1, 3, 3, 1).Resample(kernels.Down2) }, "even"},
+		"no terms":           {func() { d.Blend(nil, tensor.Blend{}) }, "0 terms"},
+		"term":               {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: d.New(1, 4, 4, 3), C: 1}}}) }, "repeated"},
+		"numerator alone":    {func() { d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1, Num: vec(1)}}}) }, "numerator"},
+		"dot":                {func() { d.Dot(nil, x, vec(2)) }, "second operand"},
+		"matrix":             {func() { d.Matrix(kernels.Matrix{Rows: 1, Cols: 1, First: []int{1}, W: [][]float32{{1}}}) }, "columns"},
+		"separable input":    {func() { d.Separable(nil, d.New(1, 5, 4, 1), tensor.Separable{H: m, W: m, Alpha: 1}) }, "does not fit"},
+		"separable output":   {func() { d.Separable(x, x, tensor.Separable{H: m, W: m, Alpha: 1}) }, "destination"},
+		"one spectrum":       {func() { d.Separable(nil, x, tensor.Separable{H: m, W: m, RowSpectrum: vec(2)}) }, "spectra"},
+		"filter":             {func() { d.FilterKernel(kernels.FilterWeights{H: 2, W: 2, K: make([]float32, 4)}) }, "odd"},
+		"filter in place":    {func() { d.Filter(x, x, tensor.Filter{Kernel: f, Alpha: 1}) }, "same tensor"},
+		"half of a complex":  {func() { d.Fourier(nil, d.New(1, 4, 4, 3), false) }, "3 channels"},
+		"fourier output":     {func() { d.Fourier(d.New(1, 4, 2, 2), x, false) }, "destination"},
+		"sparse matrix":      {func() { d.Sparse(kernels.SparseMatrix{Rows: 1, Cols: 1, Start: []int32{0, 1}}) }, "1 x 1 matrix"},
+		"foreign matrix":     {func() { d.Product(nil, x, tensor.Product{M: foreign}) }, "another device"},
+		"product's input":    {func() { d.Product(nil, x, tensor.Product{M: s, Adjoint: true}) }, "expected 3"},
+		"product's output":   {func() { d.Product(d.New(1, 2, 2, 2), x, tensor.Product{M: s}) }, "3 pixels"},
+		"product's channels": {func() { d.Product(d.New(1, 1, 3, 1), x, tensor.Product{M: s}) }, "2 channels"},
+		"product's addend":   {func() { d.Product(nil, x, tensor.Product{M: s, Add: vec(3)}) }, "addend"},
+		"product in place": {func() {
+			square := d.Sparse(kernels.SparseMatrix{Rows: 16, Cols: 16, Start: make([]int32, 17)})
+			d.Product(x, x, tensor.Product{M: square})
+		}, "same tensor"},
+		"no formula":           {func() { d.Pointwise(nil, kernels.PointPhase+1, x, nil, 0, 0) }, "formula 10"},
+		"negative formula":     {func() { d.Pointwise(nil, -1, x, nil, 0, 0) }, "formula -1"},
+		"odd complex":          {func() { d.Pointwise(nil, kernels.PointAbs, vec(3), nil, 0, 0) }, "3 channels"},
+		"operand missing":      {func() { d.Pointwise(nil, kernels.PointMul, x, nil, 0, 0) }, "missing"},
+		"operand too many":     {func() { d.Pointwise(nil, kernels.PointClip, x, x, -1, 1) }, "expected none"},
+		"operand's shape":      {func() { d.Pointwise(nil, kernels.PointMul, x, d.New(1, 4, 4, 3), 0, 0) }, "repeated"},
+		"modulus of a phase":   {func() { d.Pointwise(nil, kernels.PointPhase, x, x, 1e-8, 0) }, "repeated"},
+		"pointwise output":     {func() { d.Pointwise(x, kernels.PointAbs, x, nil, 0, 0) }, "destination"},
+		"step of zero":         {func() { d.Pointwise(nil, kernels.PointRound, x, nil, 0, 0) }, "positive"},
+		"step that vanishes":   {func() { d.Pointwise(nil, kernels.PointRound, x, nil, 1e-60, 0) }, "positive"},
+		"step of NaN":          {func() { d.Pointwise(nil, kernels.PointRound, x, nil, math.NaN(), 0) }, "positive"},
+		"power of a negative":  {func() { d.Pointwise(nil, kernels.PointPower, x, nil, -1, 0.5) }, "positive"},
 		"accelerate":           {func() { d.Accelerate(tensor.Accelerate{X: x, Z: x, Grad: vec(1), X0: x}) }, "operand"},
 		"adam's step":          {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x}) }, "step 0"},
 		"scalars of one image": {func() { d.Adam(tensor.Adam{X: x, M: x, V: x, Grad: x, X0: x, T: 1, Stop: tensor.Stop{Loss: vec(2)}}) }, "scalars"},
@@ -196,6 +220,22 @@ func TestMisuse(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 		})
 	}
+}
+
+// TestProduct: a product has the shape that it is asked for, and the transpose leads back.
+func TestProduct(t *testing.T) {
+	d := device(t)
+	m := d.Sparse(kernels.SparseMatrix{Rows: 2, Cols: 6, Start: []int32{0, 3, 4}, Col: []int32{0, 5, 5, 1}, W: []float32{1, 2, 3, -1}})
+	defer m.Free()
+	x := d.From([]float32{1, 10, 2, 20, 3, 30, 4, 40, 5, 50, 6, 60}, 1, 2, 3, 2)
+	y := d.Product(nil, x, tensor.Product{M: m, Alpha: 1})
+	require.Equal(t, [4]int{1, 1, 2, 2}, y.Shape())
+	got, err := y.Floats()
+	require.NoError(t, err)
+	require.Equal(t, []float32{31, 310, -2, -20}, got)
+	back, err := d.Product(d.New(1, 3, 2, 2), y, tensor.Product{M: m, Adjoint: true, Alpha: 2, Add: x.Device().From(make([]float32, 12), 1, 3, 2, 2)}).Floats()
+	require.NoError(t, err)
+	require.Equal(t, []float32{62, 620, 4, 40, 0, 0, 0, 0, 0, 0, 310, 3100}, back)
 }
 
 func TestCatchLetsOthersPass(t *testing.T) {

@@ -7,10 +7,12 @@
 //	bf16_template.h       the direct form with products in bfloat16
 //	attention_template.h  attention without the matrix of scores
 //	image_template.h      the pixel-space steps
+//	pointwise_template.h  formulas by element, sparse matrices
 //	fft_template.h        discrete Fourier transforms, one per lane
 //	peak_template.h       what the processor can do at most
 //	level_*.c             the templates for one instruction set each
 //	net.go, image.go,
+//	pointwise.go,
 //	fourier.go            how an operation is cut into tasks
 //	plan.go               which algorithm a convolution takes
 //	peak.go               the machine's limits, for measurements

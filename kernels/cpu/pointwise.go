@@ -2,123 +2,85 @@
 
 package cpu
 
+// #include "call.h"
+import "C"
+
 import (
 	"fmt"
-	"math"
 
 	"github.com/spin-native/spin/kernels"
 )
 
-type sparse struct{ forward, adjoint kernels.SparseMatrix }
+// Pointwise implements kernels.Image.
+func (b *Backend) Pointwise(p *kernels.Pointwise) {
+	numbers, repeat := p.Dst, 1
+	if _, pairs, _ := p.Op.Operands(); pairs {
+		numbers.C /= 2
+	}
+	if p.B.Present() {
+		repeat = numbers.C / p.B.C
+	}
+	b.elements(numbers, func(n, i0, i1 int) {
+		C.call_pointwise(b.lv, C.int(p.Op), cfloats(p.Dst.Image(n)), cfloats(p.A.Image(n)), cfloats(of(p.B, n)), C.int(repeat),
+			C.long(i0), C.long(i1), C.float(p.P), C.float(p.Q))
+	})
+}
+
+// sparse is a matrix and its transpose.
+type sparse struct{ forward, adjoint rows }
+
+// rows is a matrix with the rows that tasks start at, and as a last one their number.
+type rows struct {
+	kernels.SparseMatrix
+	tasks []int
+}
 
 func (s *sparse) Shape() (rows, cols int) { return s.forward.Rows, s.forward.Cols }
+func (s *sparse) Free()                   { *s = sparse{} }
 
-// PrepareSparse keeps a copy of m and its transpose.
+// PrepareSparse keeps a copy of m and its transpose. A plan needs neither.
 func (b *Backend) PrepareSparse(m kernels.SparseMatrix) (kernels.PreparedSparse, error) {
 	if err := m.Check(); err != nil {
 		return nil, fmt.Errorf("cpu: %w", err)
 	}
+	if b.planning() {
+		return &sparse{rows{SparseMatrix: kernels.SparseMatrix{Rows: m.Rows, Cols: m.Cols}}, rows{SparseMatrix: kernels.SparseMatrix{Rows: m.Cols, Cols: m.Rows}}}, nil
+	}
+	t := m.Transposed()
 	m.Start, m.Col, m.W = append([]int32(nil), m.Start...), append([]int32(nil), m.Col...), append([]float32(nil), m.W...)
-	return &sparse{m, m.Transposed()}, nil
+	return &sparse{rows{m, tasks(m)}, rows{t, tasks(t)}}, nil
 }
 
-// Sparse implements kernels.Image.
+// tasks cuts a matrix into tasks of about equal work: rows of so many weights, where beginning and ending one takes as long
+// as a few of them.
+func tasks(m kernels.SparseMatrix) []int {
+	const weights, few = 1 << 14, 8
+	list, work := []int{0}, 0
+	for i := range m.Rows {
+		if work += int(m.Start[i+1]-m.Start[i]) + few; work >= weights {
+			list, work = append(list, i+1), 0
+		}
+	}
+	if list[len(list)-1] < m.Rows {
+		list = append(list, m.Rows)
+	}
+	return list
+}
+
+// Sparse packs the pixels of all images, then takes the rows of the matrix.
 func (b *Backend) Sparse(s *kernels.Sparse) {
-	m := s.M.(*sparse).forward
+	m := &s.M.(*sparse).forward
 	if s.Adjoint {
-		m = s.M.(*sparse).adjoint
+		m = &s.M.(*sparse).adjoint
 	}
-	dst, src, add, c := floats(s.Dst), floats(s.Src), floats(s.Add), s.Dst.C
-	b.each(s.Dst.N*m.Rows, 0, func(row int, _ []float32) {
-		n, i := row/m.Rows, row%m.Rows
-		for ch := range c {
-			var sum float64
-			for k := m.Start[i]; k < m.Start[i+1]; k++ {
-				sum += float64(m.W[k]) * float64(src[(n*m.Cols+int(m.Col[k]))*c+ch])
-			}
-			sum *= float64(s.Alpha)
-			if s.Add.Present() {
-				sum += float64(s.Beta) * float64(add[row*c+ch])
-			}
-			dst[row*c+ch] = float32(sum)
-		}
+	const band = 1 << 13 // pixels
+	n, c := s.Src.N, s.Src.C
+	packed := b.grow(&b.shared, m.Cols*((n*c+3)/4*4))
+	b.each((m.Cols+band-1)/band, 0, func(t int, _ []float32) {
+		C.call_sparse_pack(b.lv, cfloats(s.Src), ptr(packed), C.int(n), C.long(m.Cols), C.int(c), C.long(t*band), C.long(min((t+1)*band, m.Cols)))
 	})
-}
-
-// Pointwise implements kernels.Image.
-func (b *Backend) Pointwise(p *kernels.Pointwise) {
-	dst, a, other := floats(p.Dst), floats(p.A), floats(p.B)
-	lo, hi := float64(p.P), float64(p.Q)
-	c := p.Dst.C
-	if p.Op == kernels.PointComplex || p.Op == kernels.PointPhase {
-		c /= 2 // complex numbers of a pixel
-	}
-	b.each(p.Dst.N*p.Dst.H, 0, func(row int, _ []float32) {
-		n, y := row/p.Dst.H, row%p.Dst.H
-		for x := range p.Dst.W {
-			for ch := range c {
-				i := (row*p.Dst.W+x)*c + ch
-				var v float64
-				if p.B.Present() {
-					v = float64(other[repeated(p.B, n, y, x, ch)])
-				}
-				switch p.Op {
-				case kernels.PointMul:
-					dst[i] = float32(float64(a[i]) * v)
-				case kernels.PointClip:
-					dst[i] = float32(limit(float64(a[i]), lo, hi))
-				case kernels.PointRound:
-					dst[i] = float32(hi + lo*math.RoundToEven((float64(a[i])-hi)/lo))
-				case kernels.PointPower:
-					dst[i] = float32(math.Pow(limit(float64(a[i]), lo, math.Inf(1)), hi))
-				case kernels.PointWithin:
-					dst[i] = 0
-					if float64(a[i]) >= lo && float64(a[i]) <= hi {
-						dst[i] = 1
-					}
-				case kernels.PointSaturate:
-					r := float64(a[i]) - v
-					if v >= hi {
-						r = limit(r, math.Inf(-1), 0)
-					}
-					if v <= lo {
-						r = limit(r, 0, math.Inf(1))
-					}
-					dst[i] = float32(r)
-				case kernels.PointComplex:
-					dst[2*i], dst[2*i+1] = a[i], float32(v)
-				case kernels.PointReal:
-					dst[i] = a[2*i]
-				case kernels.PointAbs:
-					dst[i] = float32(math.Hypot(float64(a[2*i]), float64(a[2*i+1])))
-				case kernels.PointPhase:
-					re, im := float64(a[2*i]), float64(a[2*i+1])
-					s := v / max(math.Hypot(re, im), lo)
-					dst[2*i], dst[2*i+1] = float32(s*re), float32(s*im)
-				}
-			}
-		}
+	b.each(len(m.tasks)-1, 0, func(t int, _ []float32) {
+		C.call_sparse(b.lv, ints(m.Start), ints(m.Col), ptr(m.W), ptr(packed), cfloats(s.Dst), C.int(n), C.int(m.Rows), C.int(c),
+			C.int(m.tasks[t]), C.int(m.tasks[t+1]), C.float(s.Alpha), cfloats(s.Add), C.float(s.Beta))
 	})
-}
-
-// limit leaves NaN as it is.
-func limit(v, lo, hi float64) float64 {
-	switch {
-	case v < lo:
-		return lo
-	case v > hi:
-		return hi
-	}
-	return v
-}
-
-// repeated is the index of an element in a view that may have one image or one channel only.
-func repeated(v kernels.View, n, y, x, c int) int {
-	if v.N == 1 {
-		n = 0
-	}
-	if v.C == 1 {
-		c = 0
-	}
-	return ((n*v.H+y)*v.W+x)*v.C + c
 }

@@ -63,6 +63,8 @@ typedef struct {
 	int mask1;
 } blend_args;
 
+enum { POINT_MUL, POINT_CLIP, POINT_ROUND, POINT_POWER, POINT_WITHIN, POINT_SATURATE, POINT_COMPLEX, POINT_REAL, POINT_ABS, POINT_PHASE };
+
 enum { FMA_CHAINS = 12 };
 enum { FFT_RADIX = 61 }; // the largest prime that is a radix
 enum { TIMES, TIMES_CONJUGATE, OVER_SQUARE }; // what circle_columns does with a spectrum
@@ -108,6 +110,10 @@ typedef struct {
 	void (*finish)(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,
 		const float *add, float beta);
 	void (*filter_row)(float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c);
+	void (*pointwise)(int op, float *dst, const float *a, const float *b, int repeat, long i0, long i1, float p, float q);
+	void (*sparse_pack)(const float *src, float *dst, int images, long pixels, int c, long p0, long p1);
+	void (*sparse)(const int *start, const int *col, const float *w, const float *src, float *dst, int images, int rows, int c,
+		int r0, int r1, float alpha, const float *add, float beta);
 	float (*fma_chains)(long steps); // FMA_CHAINS vectors, one multiply-add each per step; the result has no meaning
 	void (*fft_rows)(const fft_plan *, const float *src, float *dst, int rows, int c, int inverse, float *scratch);
 	void (*fft_columns)(const fft_plan *, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch);

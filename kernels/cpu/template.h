@@ -7,6 +7,7 @@
 #include "transformer_template.h"
 #include "nearest_template.h"
 #include "image_template.h"
+#include "pointwise_template.h"
 #include "peak_template.h"
 #include "fft_template.h"
 
@@ -20,6 +21,7 @@ const level *LEVEL(void) {
 		.layer_norm = layer_norm, .geglu = geglu, .nearest = nearest,
 		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
+		.pointwise = pointwise, .sparse_pack = sparse_pack, .sparse = sparse,
 		.fma_chains = fma_chains,
 		.fft_rows = fft_rows, .fft_columns = fft_columns,
 		.circle_in = circle_in, .circle_columns = circle_columns, .circle_out = circle_out,

@@ -25,22 +25,29 @@ INL void storen(float *p, vf v, int n) {
 	store(t, v);
 	for (int i = 0; i < n; i++) p[i] = t[i];
 }
-// vmax(a, b) and vmin(a, b) are b where either is NaN.
+// vmax(a, b) and vmin(a, b) are b where either is NaN. vsqrt is for numbers that are not negative.
 #if defined(__AVX512F__) && LANES == 16
 #include <immintrin.h>
 INL vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+INL vf vsqrt(vf v) { return (vf)_mm512_sqrt_ps((__m512)v); }
 #elif defined(__AVX__) && LANES == 8
 #include <immintrin.h>
 INL vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+INL vf vsqrt(vf v) { return (vf)_mm256_sqrt_ps((__m256)v); }
 #elif defined(__SSE__) && LANES == 4
 #include <immintrin.h>
 INL vf vmax(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+INL vf vsqrt(vf v) { return (vf)_mm_sqrt_ps((__m128)v); }
 #else
 INL vf vmax(vf a, vf b) { return (vf)(((vi)a & (a > b)) | ((vi)b & ~(a > b))); }
 INL vf vmin(vf a, vf b) { return (vf)(((vi)a & (a < b)) | ((vi)b & ~(a < b))); }
+INL vf vsqrt(vf v) {
+	for (int i = 0; i < LANES; i++) v[i] = sqrtf(v[i]);
+	return v;
+}
 #endif
 INL vf choose(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
 INL float hsum(vf v) { // the sum of all lanes

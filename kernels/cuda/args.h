@@ -12,6 +12,7 @@ typedef unsigned long long device_floats, device_doubles, device_ints;
 
 enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
 enum { SAMPLE_SAME, SAMPLE_UP2, SAMPLE_DOWN2 };
+enum { POINT_MUL, POINT_CLIP, POINT_ROUND, POINT_POWER, POINT_WITHIN, POINT_SATURATE, POINT_COMPLEX, POINT_REAL, POINT_ABS, POINT_PHASE };
 
 typedef struct {
 	device_floats dst, src[2], affine, weight, bias, embed, residual, skip[2], skip_weight, skip_bias;
@@ -140,3 +141,20 @@ typedef struct {
 	device_ints dy, dx;
 	int h, w, taps;
 } power_args;
+
+typedef struct {
+	device_floats dst, a, b;
+	long long count, image; // numbers, real or complex, of all images and of one
+	int c;                  // and of a pixel
+	int op, b_n, b_c;
+	float p, q;
+} pointwise_args;
+
+typedef struct {
+	device_floats dst, src, add, weight;
+	device_ints start, col;
+	long long count; // rows of all images
+	int rows, cols, c;
+	int lanes; // threads that share a row, a power of two up to 32
+	float alpha, beta;
+} sparse_args;

@@ -17,6 +17,7 @@ var kernelNames = []string{
 	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
 	"blend_f32", "dot_part", "dot_join", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
 	"adam_f32", "dft_f32", "power_f32",
+	"pointwise_f32", "sparse_f32",
 }
 
 // sharedLimit is what every device has for a block without being asked, in bytes.

@@ -66,3 +66,52 @@ KERNEL(adam_f32, adam_args, 256) {
   a.x[i] -= a.rate * (m / a.bias1) / (sqrtf(v / a.bias2) + 1e-8f);
 }
 KERNEL_EXPORT(adam_f32)
+
+// The absolute value of x + iy, whose squares may be out of range.
+__device__ __forceinline__ float absolute(float x, float y) {
+  x = fabsf(x);
+  y = fabsf(y);
+  float large = x > y ? x : y, t = (x > y ? y : x) / large;
+  return large == 0.f ? x + y : large * sqrtf(fmaf(t, t, 1.f));  // the sum, as one of them may be NaN
+}
+
+KERNEL(pointwise_f32, pointwise_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count) return;
+  float b = 0.f;
+  if (a.b) {
+    long long n = i / a.image, pixel = (i - n * a.image) / a.c;
+    int c = (int)(i % a.c);
+    b = a.b[((a.b_n == 1 ? 0 : n) * (a.image / a.c) + pixel) * a.b_c + (a.b_c == 1 ? 0 : c)];
+  }
+  bool wide = a.op == POINT_REAL || a.op == POINT_ABS || a.op == POINT_PHASE;
+  float x = wide ? a.a[2 * i] : a.a[i], y = wide ? a.a[2 * i + 1] : 0.f;
+  switch (a.op) {
+    case POINT_MUL: x *= b; break;
+    case POINT_CLIP: x = x < a.p ? a.p : x > a.q ? a.q : x; break;
+    case POINT_ROUND: x = (float)(a.q + a.p * rint(((double)x - a.q) / a.p)); break;
+    case POINT_POWER: x = powf(x < a.p ? a.p : x, a.q); break;
+    case POINT_WITHIN: x = x >= a.p && x <= a.q ? 1.f : 0.f; break;
+    case POINT_SATURATE:
+      x -= b;
+      if (b >= a.q && x > 0.f) x = 0.f;
+      if (b <= a.p && x < 0.f) x = 0.f;
+      break;
+    case POINT_ABS: x = absolute(x, y); break;
+    case POINT_PHASE: {
+      float size = absolute(x, y);
+      b /= size < a.p ? a.p : size;
+      x *= b;
+      y *= b;
+      break;
+    }
+    case POINT_COMPLEX: y = b; break;
+  }
+  if (a.op == POINT_COMPLEX || a.op == POINT_PHASE) {
+    a.dst[2 * i] = x;
+    a.dst[2 * i + 1] = y;
+  } else {
+    a.dst[i] = x;
+  }
+}
+KERNEL_EXPORT(pointwise_f32)

@@ -25,7 +25,7 @@ func Image(t *testing.T, b kernels.Backend) {
 		}{
 			{"Blend", (*pixels).blend}, {"Dot", (*pixels).dot}, {"Separable", (*pixels).separable},
 			{"Filter", (*pixels).filter}, {"Deconvolve", (*pixels).deconvolve}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
-			{"Fourier", (*pixels).fourier},
+			{"Fourier", (*pixels).fourier}, {"Pointwise", (*pixels).pointwise}, {"Sparse", (*pixels).sparse},
 		} {
 			p.what = fmt.Sprintf("%s, seed %d, shape %v", c.name, seed, p.shape)
 			p.t = t
@@ -37,6 +37,7 @@ func Image(t *testing.T, b kernels.Backend) {
 		}
 	}
 	t.Run("NaN", func(t *testing.T) { nanStays(t, b) })
+	t.Run("edges", func(t *testing.T) { edges(t, b) })
 	t.Run("refusals", func(t *testing.T) { refusals(t, b) })
 }
 
@@ -600,4 +601,5 @@ func refusals(t *testing.T, b kernels.Backend) {
 			t.Errorf("%s: filter that is %s was accepted", b.Name(), name)
 		}
 	}
+	refusedSparse(t, b)
 }

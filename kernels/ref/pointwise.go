@@ -10,6 +10,7 @@ import (
 type sparse struct{ forward, adjoint kernels.SparseMatrix }
 
 func (s *sparse) Shape() (rows, cols int) { return s.forward.Rows, s.forward.Cols }
+func (s *sparse) Free()                   { *s = sparse{} }
 
 // PrepareSparse keeps a copy of m and its transpose.
 func (*Backend) PrepareSparse(m kernels.SparseMatrix) (kernels.PreparedSparse, error) {
@@ -48,7 +49,7 @@ func (*Backend) Pointwise(p *kernels.Pointwise) {
 	dst, a, b := floats(p.Dst), floats(p.A), floats(p.B)
 	lo, hi := float64(p.P), float64(p.Q)
 	c := p.Dst.C
-	if p.Op == kernels.PointComplex || p.Op == kernels.PointPhase {
+	if _, pairs, _ := p.Op.Operands(); pairs {
 		c /= 2 // complex numbers of a pixel
 	}
 	each(p.Dst.N*p.Dst.H, func(row int) {
@@ -70,10 +71,11 @@ func (*Backend) Pointwise(p *kernels.Pointwise) {
 				case kernels.PointPower:
 					dst[i] = float32(math.Pow(limit(float64(a[i]), lo, math.Inf(1)), hi))
 				case kernels.PointWithin:
-					dst[i] = 0
+					within := float32(0)
 					if float64(a[i]) >= lo && float64(a[i]) <= hi {
-						dst[i] = 1
+						within = 1
 					}
+					dst[i] = within
 				case kernels.PointSaturate:
 					r := float64(a[i]) - v
 					if v >= hi {
