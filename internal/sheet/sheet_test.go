@@ -103,3 +103,28 @@ func TestWrite(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, Write(path, nil, Options{}, false))
 }
+
+func TestGrid(t *testing.T) {
+	red := fill(64, 64, -1)
+	for i := 0; i < len(red.Pix); i += 3 {
+		red.Pix[i] = 1
+	}
+	m := Grid([]string{"input", "result"}, []Row{
+		{"cat", []Panel{{Img: fill(128, 128, 0)}, {Img: fill(128, 128, 0)}}},
+		{"a dog with a long name", []Panel{{Caption: "none"}, {Caption: "PSNR 3 dB", Img: red}}},
+	}, Options{})
+	at := extent(m, color.RGBA{255, 0, 0, 255})
+	require.Equal(t, image.Pt(256, 256), at.Size(), "pictures fill their column")
+	require.Greater(t, at.Min.X, m.Rect.Dx()/2, "the second column is on the right")
+	require.Greater(t, at.Min.Y, m.Rect.Dy()/2, "and the second row below")
+	for _, n := range []int{1, 7, 12} {
+		row := Row{"label", make([]Panel, n)}
+		for i := range row.Cells {
+			row.Cells[i] = Panel{Caption: "caption", Img: fill(700, 300, 0)}
+		}
+		m := Grid(make([]string, n), []Row{row, row}, Options{})
+		require.LessOrEqual(t, m.Rect.Dx(), defaultWidth, "%d", n)
+	}
+	Grid(nil, nil, Options{})
+	Grid([]string{"a"}, []Row{{"b", nil}, {"", []Panel{{}, {}}}}, Options{MaxWidth: 1})
+}

@@ -1,115 +1,280 @@
-// Command quality makes the table of docs/quality.md: every task on every photo of a folder, damaged and repaired by the
-// spin-native program, with PSNR and SSIM of the measurement, of the operator's first guess and of Spin.
+// Command quality makes the tables of docs/quality.md with the built-in prior: every task on every photo of a folder, by every
+// method at the same number of denoiser calls, and by Spin's presets.
 //
-//	go run ./tools/quality -photos FOLDER -sheets SHEETS > table.md
+//	go run ./tools/quality -photos FOLDER -dir quality            all of it, which takes hours
+//	go run ./tools/quality -photos FOLDER -dir quality -tasks sr,jpeg -methods spin -names astronaut,cat
+//	go run ./tools/quality -dir quality -report > tables.md       the tables of what is finished
+//
+// Finished runs are kept in the folder -dir: journal.jsonl, the results as pictures, and a sheet for each task, with one row
+// for each photo and one column for each method. A run that was stopped goes on from there; -again makes what is selected anew.
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/sheet"
+	"github.com/spin-native/spin/internal/study"
 )
 
-type task struct {
-	name string
-	args []string
+type options struct {
+	photos, names, dir, tasks, methods string
+	report, again, list                bool
+	threads                            int
 }
 
 func main() {
-	photos := flag.String("photos", "", "folder of *_256.png")
-	sheets := flag.String("sheets", "", "folder for the side-by-side pictures")
-	preset := flag.String("preset", "default", "fast, default or best")
-	prior := flag.String("prior", "photo", "as of spin-native reconstruct")
-	only := flag.String("task", "", "only tasks whose name contains this")
+	var o options
+	flag.StringVar(&o.photos, "photos", "", "folder of *_256.png")
+	flag.StringVar(&o.names, "names", "", "only these photos: astronaut,cat")
+	flag.StringVar(&o.dir, "dir", "quality", "folder for journal, results and sheets")
+	flag.StringVar(&o.tasks, "tasks", "", "only tasks whose name contains one of these: sr,blur")
+	flag.StringVar(&o.methods, "methods", "", "only methods whose name contains one of these: spin,ddnm")
+	flag.BoolVar(&o.report, "report", false, "print the tables of what is finished, and run nothing")
+	flag.BoolVar(&o.again, "again", false, "run what is selected even if it is finished; the newest counts")
+	flag.BoolVar(&o.list, "list", false, "list tasks and methods, and run nothing")
+	flag.IntVar(&o.threads, "threads", 0, "processor threads; 0: all")
 	flag.Parse()
-	if err := run(*photos, *sheets, *preset, *prior, *only); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := o.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "quality:", err)
 		os.Exit(1)
 	}
 }
 
-type score struct{ PSNR, SSIM float64 }
-
-func (s *score) String() string {
-	if s == nil {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f / %.3f", s.PSNR, s.SSIM)
+// entry is one finished run; its method is one of the table's, or measured or guess.
+type entry struct {
+	Task     string  `json:"task"` // with its arguments, so that a changed task is another one
+	Photo    string  `json:"photo"`
+	Method   string  `json:"method"`
+	PSNR     float64 `json:"psnr"`
+	SSIM     float64 `json:"ssim"`
+	Calls    int     `json:"calls,omitempty"`
+	Seconds  float64 `json:"seconds,omitempty"`
+	PeakMB   float64 `json:"peak_mb,omitempty"`
+	Residual float64 `json:"residual,omitempty"`
+	Picture  string  `json:"picture,omitempty"`
+	Note     string  `json:"note,omitempty"` // why there is no result
+	Device   string  `json:"device,omitempty"`
 }
 
-func run(photos, sheets, preset, prior, only string) error {
-	list, err := filepath.Glob(filepath.Join(photos, "*_256.png"))
-	if err != nil || len(list) == 0 {
-		return fmt.Errorf("no *_256.png in %q", photos)
+const (
+	measured = "measured"
+	guess    = "first guess"
+)
+
+// selected keeps the rows whose name contains one of the words; all of them for no words.
+func selected[T any](rows []T, name func(T) string, words string) (list []T) {
+	for _, r := range rows {
+		hit := words == ""
+		for w := range strings.SplitSeq(words, ",") {
+			hit = hit || w != "" && strings.Contains(strings.ToLower(name(r)), strings.ToLower(strings.TrimSpace(w)))
+		}
+		if hit {
+			list = append(list, r)
+		}
 	}
-	tmp, err := os.MkdirTemp("", "quality")
+	return list
+}
+
+func (o options) run(ctx context.Context) error {
+	some := selected(tasks, func(t task) string { return t.name + " " + strings.Join(t.args, " ") }, o.tasks)
+	by := selected(methods, func(m method) string { return m.name }, o.methods)
+	if len(some) == 0 || len(by) == 0 {
+		return fmt.Errorf("-tasks %q -methods %q select nothing; -list lists them", o.tasks, o.methods)
+	}
+	if o.list {
+		for _, t := range some {
+			fmt.Printf("%-34s spin-native degrade %s\n", t.name, t.command())
+		}
+		for _, m := range by {
+			fmt.Println(m.name)
+		}
+		return nil
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return err
+	}
+	j, err := study.OpenJournal[entry](filepath.Join(o.dir, "journal.jsonl"))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	if sheets == "" {
-		sheets = tmp
+	defer j.Close()
+	if o.report {
+		fmt.Print(report(j.Entries, some, by))
+		return nil
 	}
-	if err := os.MkdirAll(sheets, 0o755); err != nil {
+	photos, err := study.Photos(o.photos, o.names)
+	if err != nil {
 		return err
 	}
-	program := filepath.Join(tmp, "spin-native")
-	if out, err := exec.Command("go", "build", "-o", program, "./cmd/spin-native").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	lab, err := study.Open(o.threads)
+	if err != nil {
+		return err
 	}
-	tasks := []task{
-		{"denoising, sigma 0.2", []string{"--task", "denoise", "--sigma", "0.2"}},
-		{"random inpainting 70 %, sigma 0.05", []string{"--task", "inpaint", "--mask", "random:0.7:1", "--sigma", "0.05"}},
-		{"scratches, sigma 0", []string{"--task", "inpaint", "--mask", "scratches:14:3"}},
-		{"centre box 32, sigma 0", []string{"--task", "inpaint", "--mask", "center:32"}},
-		{"box 128, sigma 0.05", []string{"--task", "inpaint", "--mask", "box:128:1", "--sigma", "0.05"}},
-		{"right half, sigma 0.05", []string{"--task", "inpaint", "--mask", "half:right", "--sigma", "0.05"}},
-		{"super-resolution x4, sigma 0.05", []string{"--task", "sr", "--scale", "4", "--sigma", "0.05"}},
-		{"super-resolution x16, sigma 0.05", []string{"--task", "sr", "--scale", "16", "--sigma", "0.05"}},
-		{"Gaussian blur 61/3, sigma 0.05", []string{"--task", "deblur", "--kernel", "gaussian:61:3", "--sigma", "0.05"}},
-		{"motion blur 61/0.5, sigma 0.05", []string{"--task", "deblur", "--kernel", "motion:61:0.5:3", "--sigma", "0.05"}},
+	defer lab.Close()
+	left, begun := 0, time.Now()
+	for _, t := range some {
+		for _, p := range photos {
+			for _, m := range by {
+				if o.again || !done(j.Entries, t, p.Name, m.name) {
+					left += m.calls
+				}
+			}
+		}
 	}
-	fmt.Println("| task | photo | measured | first guess | Spin | gain dB | calls |")
-	fmt.Println("|---|---|---|---|---|---|---|")
-	for _, t := range tasks {
-		if !strings.Contains(t.name, only) {
-			continue
+	total := left
+	for _, t := range some {
+		for _, p := range photos {
+			if err := o.photo(ctx, lab, j, t, p, by, func(calls int) string {
+				left -= calls
+				spent := time.Since(begun)
+				return (spent * time.Duration(left) / time.Duration(max(total-left, 1))).Round(time.Second).String()
+			}); err != nil {
+				return fmt.Errorf("%s, %s: %w", t.name, p.Name, err)
+			}
 		}
-		var first, last score
-		for _, photo := range list {
-			y, out := filepath.Join(tmp, "y.safetensors"), filepath.Join(tmp, "out.png")
-			name := strings.TrimSuffix(filepath.Base(photo), "_256.png")
-			args := append([]string{"degrade", "--force", "--seed", "1", "--save-measurement", y, photo}, t.args...)
-			if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			sheet := filepath.Join(sheets, strings.NewReplacer(" ", "-", ",", "", "/", "-", "%", "").Replace(t.name)+"-"+name+".png")
-			cmd := exec.Command(program, "reconstruct", "--force", "--json", "--preset", preset, "--prior", prior, "--truth", photo, "--compare", sheet, "-o", out, y)
-			cmd.Stderr = os.Stderr
-			text, err := cmd.Output()
-			if err != nil {
-				return err
-			}
-			var r struct {
-				Measured   *score
-				FirstGuess *score `json:"first_guess"`
-				Result     []score
-				Calls      int
-			}
-			if err := json.Unmarshal(text, &r); err != nil {
-				return err
-			}
-			fmt.Printf("| %s | %s | %s | %s | %s | %+.2f | %d |\n", t.name, name, r.Measured, r.FirstGuess, &r.Result[0],
-				r.Result[0].PSNR-r.FirstGuess.PSNR, r.Calls)
-			n := float64(len(list))
-			first.PSNR, first.SSIM = first.PSNR+r.FirstGuess.PSNR/n, first.SSIM+r.FirstGuess.SSIM/n
-			last.PSNR, last.SSIM = last.PSNR+r.Result[0].PSNR/n, last.SSIM+r.Result[0].SSIM/n
+		if err := o.sheet(j.Entries, t, photos, by); err != nil {
+			return err
 		}
-		fmt.Printf("| **%s** | **mean** | | **%s** | **%s** | **%+.2f** | |\n", t.name, &first, &last, last.PSNR-first.PSNR)
 	}
 	return nil
+}
+
+// find is the newest entry of a run.
+func find(all []entry, t task, photo, method string) *entry {
+	for i, e := range slices.Backward(all) {
+		if e.Task == t.key() && e.Photo == photo && e.Method == method {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+func done(all []entry, t task, photo, method string) bool { return find(all, t, photo, method) != nil }
+
+// photo runs what is left to do for one photo.
+func (o options) photo(ctx context.Context, lab *study.Lab, j *study.Journal[entry], t task, p study.Photo, by []method, eta func(calls int) string) error {
+	todo := slices.DeleteFunc(slices.Clone(by), func(m method) bool { return !o.again && done(j.Entries, t, p.Name, m.name) })
+	if len(todo) == 0 && done(j.Entries, t, p.Name, guess) {
+		return nil
+	}
+	m, err := lab.Measure(p, 1, t.args)
+	if err != nil {
+		return err
+	}
+	add := func(name string, r *study.Outcome) error {
+		e := entry{Task: t.key(), Photo: p.Name, Method: name}
+		if r != nil {
+			e.PSNR, e.SSIM, e.Calls, e.Seconds, e.PeakMB, e.Residual = min(r.PSNR, 999), r.SSIM, r.Calls, r.Seconds, r.PeakMB, r.Residual
+			e.Device = lab.Device()
+			e.Picture = filepath.Join("pictures", slug(t.name), p.Name+"-"+slug(name)+".png")
+			file := filepath.Join(o.dir, e.Picture)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				return err
+			}
+			if err := imagefile.Write(file, r.Image, true); err != nil {
+				return err
+			}
+		} else {
+			e.Note = "none"
+		}
+		return j.Add(e)
+	}
+	if o.again || !done(j.Entries, t, p.Name, guess) {
+		y, g, err := lab.Start(m, p)
+		if err != nil {
+			return err
+		}
+		if g != nil && t.turns {
+			if err := g.Turn(p); err != nil {
+				return err
+			}
+		}
+		if err := add(measured, y); err != nil {
+			return err
+		}
+		if err := add(guess, g); err != nil {
+			return err
+		}
+	}
+	for _, method := range todo {
+		r, err := lab.Solve(ctx, m, p, method.run)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			// A method that is not for this operator, DDNM+ for one that is not linear, says so; the table has a gap there.
+			fmt.Fprintf(os.Stderr, "%s, %s, %s: %v\n", t.name, p.Name, method.name, err)
+			if err := j.Add(entry{Task: t.key(), Photo: p.Name, Method: method.name, Note: err.Error()}); err != nil {
+				return err
+			}
+			eta(method.calls)
+			continue
+		}
+		if t.turns {
+			if err := r.Turn(p); err != nil {
+				return err
+			}
+		}
+		if err := add(method.name, r); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%s, %s, %s: %.2f dB / %.3f, %d calls in %.1f s; %s left\n", t.name, p.Name, method.name, r.PSNR, r.SSIM, r.Calls, r.Seconds, eta(method.calls))
+	}
+	return nil
+}
+
+// sheet draws what there is of one task.
+func (o options) sheet(all []entry, t task, photos []study.Photo, by []method) error {
+	columns := []string{"Measured", "First guess"}
+	names := []string{measured, guess}
+	for _, m := range by {
+		columns, names = append(columns, m.name), append(names, m.name)
+	}
+	var rows []sheet.Row
+	for _, p := range photos {
+		row := sheet.Row{Label: p.Name}
+		for _, name := range names {
+			var c sheet.Panel
+			if e := find(all, t, p.Name, name); e != nil && e.Picture != "" {
+				img, err := imagefile.Read(filepath.Join(o.dir, e.Picture), imagefile.Limits{})
+				if err != nil {
+					return err
+				}
+				c = sheet.Panel{Img: img, Caption: fmt.Sprintf("%.2f dB / %.3f", e.PSNR, e.SSIM)}
+			}
+			row.Cells = append(row.Cells, c)
+		}
+		row.Cells = append(row.Cells, sheet.Panel{Img: p.Image})
+		rows = append(rows, row)
+	}
+	dir := filepath.Join(o.dir, "sheets")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return sheet.WriteGrid(filepath.Join(dir, slug(t.name)+".png"), append(columns, "Truth"), rows, sheet.Options{MaxWidth: 2400}, true)
+}
+
+// slug is a name as part of a file's name.
+func slug(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(s))
+	for strings.Contains(s, "--") {
+		s = strings.ReplaceAll(s, "--", "-")
+	}
+	return strings.Trim(s, "-")
 }

@@ -1,0 +1,293 @@
+// Package study runs reconstructions of test photos one after the other in one process, with the built-in prior. The tools
+// that make the tables and plots of docs/quality.md are built on it.
+//
+// Measurements come from the spin-native program itself (degrade --save-measurement), so that a task of a study is what its
+// arguments say on the command line, and can be repeated there.
+package study
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
+	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/nn"
+	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights/photo"
+)
+
+// Photo is a test picture.
+type Photo struct {
+	Name  string // of the file, without _256.png
+	Path  string
+	Image *imagefile.Image
+}
+
+// Photos reads NAME_256.png of a folder: those named in names, separated by commas, or all.
+func Photos(folder, names string) (list []Photo, err error) {
+	const suffix = "_256.png"
+	paths, err := filepath.Glob(filepath.Join(folder, "*"+suffix))
+	if err != nil || len(paths) == 0 {
+		return nil, fmt.Errorf("no *%s in %q: name the folder of the test photos with -photos", suffix, folder)
+	}
+	wanted := split(names)
+	for _, p := range paths {
+		name := strings.TrimSuffix(filepath.Base(p), suffix)
+		if i := slices.Index(wanted, name); i >= 0 {
+			wanted = slices.Delete(wanted, i, i+1)
+		} else if names != "" {
+			continue
+		}
+		img, err := imagefile.Read(p, imagefile.Limits{})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Photo{name, p, img})
+	}
+	if len(wanted) > 0 {
+		return nil, fmt.Errorf("no %s%s in %s", wanted[0], suffix, folder)
+	}
+	return list, nil
+}
+
+func split(s string) (list []string) {
+	for p := range strings.SplitSeq(s, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Lab is a device with the prior, and the program that makes measurements.
+type Lab struct {
+	dev     *tensor.Device
+	den     solver.Denoiser
+	dir     string
+	program string
+}
+
+// Open loads the prior and builds the program, from the folder of the module.
+func Open(threads int) (l *Lab, err error) {
+	l = &Lab{}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if l.dir, err = os.MkdirTemp("", "study"); err != nil {
+		return l, err
+	}
+	l.program = filepath.Join(l.dir, "spin-native")
+	if out, err := exec.Command("go", "build", "-o", l.program, "github.com/spin-native/spin/cmd/spin-native").CombinedOutput(); err != nil {
+		return l, fmt.Errorf("building spin-native: %w: %s", err, out)
+	}
+	backend, err := cpu.Open(cpu.Options{Threads: threads})
+	if err != nil {
+		return l, err
+	}
+	l.dev = tensor.NewDevice(backend)
+	f, err := photo.Open()
+	if err != nil {
+		return l, err
+	}
+	defer f.Close()
+	info, err := f.Info()
+	if err != nil {
+		return l, err
+	}
+	config, err := nn.ParseUNetConfig(info.Model)
+	if err != nil {
+		return l, err
+	}
+	net, err := nn.LoadUNet(l.dev, f.Scope(), config, nn.LoadOptions{MeanOnly: true})
+	if err != nil {
+		return l, err
+	}
+	betas, err := info.Schedule.Values()
+	if err != nil {
+		return l, err
+	}
+	schedule, err := solver.FromBetas(betas)
+	if err != nil {
+		return l, err
+	}
+	l.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
+		return net.Forward(x, []float64{t}, nil)
+	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(info.Prediction), Multiple: config.Downsampling()})
+	return l, nil
+}
+
+// Close releases the device and the program.
+func (l *Lab) Close() error {
+	os.RemoveAll(l.dir)
+	if l.dev == nil {
+		return nil
+	}
+	return l.dev.Close()
+}
+
+// Schedule is the prior's.
+func (l *Lab) Schedule() *solver.Schedule { return l.den.(solver.Scheduled).Schedule() }
+
+// Device says where the lab computes.
+func (l *Lab) Device() string { return l.dev.Name() }
+
+// Measure damages a photo as spin-native degrade does with these arguments and this seed of the noise.
+func (l *Lab) Measure(p Photo, seed uint64, args []string) (*solver.Measurement, error) {
+	y := filepath.Join(l.dir, "y.safetensors")
+	all := append([]string{"degrade", "--force", "--quiet", "--seed", strconv.FormatUint(seed, 10), "--save-measurement", y, p.Path}, args...)
+	var stderr bytes.Buffer
+	cmd := exec.Command(l.program, all...)
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("spin-native degrade %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return solver.LoadMeasurement(y)
+}
+
+// Outcome is a picture with how close it came to the truth.
+type Outcome struct {
+	Image      *imagefile.Image
+	PSNR, SSIM float64
+	Calls      int
+	Seconds    float64
+	PeakMB     float64 // of resident memory, the prior and the photos included; 0 where the system does not tell
+	Residual   float64
+}
+
+// Method makes a picture from a measurement.
+type Method func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error)
+
+// Solve runs a method on a measurement of a photo.
+func (l *Lab) Solve(ctx context.Context, m *solver.Measurement, truth Photo, method Method) (o *Outcome, err error) {
+	defer tensor.Catch(&err)
+	defer l.dev.Tidy()()
+	p, err := m.Problem(l.dev)
+	if err != nil {
+		return nil, err
+	}
+	defer solver.Release(p.Operator)
+	resetPeak()
+	r, err := method(ctx, p, l.den)
+	if err != nil {
+		return nil, err
+	}
+	o = &Outcome{Calls: r.Calls, Seconds: r.Elapsed.Seconds(), PeakMB: peakMB()}
+	if len(r.Residual) > 0 {
+		o.Residual = r.Residual[0]
+	}
+	if o.Image, err = picture(r.X0); err == nil {
+		err = o.score(truth)
+	}
+	return o, err
+}
+
+// Start is what there is without a prior: the measurement as a picture, enlarged by repetition where it is smaller, and the
+// operator's first guess. Either is nil where the operator has none.
+func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcome, err error) {
+	defer tensor.Catch(&err)
+	defer l.dev.Tidy()()
+	p, err := m.Problem(l.dev)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer solver.Release(p.Operator)
+	if y := p.Y; y.C() == 3 && y.H() > 0 && truth.Image.H%y.H() == 0 && truth.Image.W%y.W() == 0 {
+		small, err := picture(y)
+		if err != nil {
+			return nil, nil, err
+		}
+		measured = &Outcome{Image: enlarged(small, truth.Image.H, truth.Image.W)}
+		if err := measured.score(truth); err != nil {
+			return nil, nil, err
+		}
+	}
+	if g, ok := p.Operator.(solver.Guesser); ok {
+		guess = &Outcome{}
+		if guess.Image, err = picture(g.Guess(p.Y)); err == nil {
+			err = guess.score(truth)
+		}
+	}
+	return measured, guess, err
+}
+
+func (o *Outcome) score(truth Photo) (err error) {
+	t := truth.Image
+	if o.Image.H != t.H || o.Image.W != t.W {
+		return fmt.Errorf("result of %d x %d for %s of %d x %d", o.Image.W, o.Image.H, truth.Name, t.W, t.H)
+	}
+	o.PSNR = metrics.PSNR(o.Image.Pix, t.Pix)
+	o.SSIM, err = metrics.SSIM(o.Image.Pix, t.Pix, t.W, t.H, 3)
+	return err
+}
+
+// Turn scores the picture rotated by 180 degrees and keeps it so where that is closer, for measurements that are blind to it.
+func (o *Outcome) Turn(truth Photo) error {
+	turned := &Outcome{Image: imagefile.New(o.Image.W, o.Image.H)}
+	n := len(o.Image.Pix)
+	for i := 0; i < n; i += 3 {
+		copy(turned.Image.Pix[i:i+3], o.Image.Pix[n-3-i:n-i])
+	}
+	if err := turned.score(truth); err != nil {
+		return err
+	}
+	if turned.PSNR > o.PSNR {
+		o.Image, o.PSNR, o.SSIM = turned.Image, turned.PSNR, turned.SSIM
+	}
+	return nil
+}
+
+// picture is the first image of a tensor, clipped; one channel is grey.
+func picture(x *tensor.Tensor) (*imagefile.Image, error) {
+	data, err := x.Floats()
+	if err != nil {
+		return nil, err
+	}
+	pic, c := imagefile.New(x.W(), x.H()), x.C()
+	for i := range pic.Pix {
+		pic.Pix[i] = min(max(data[i/3*c+min(i%3, c-1)], -1), 1)
+	}
+	return pic, nil
+}
+
+func enlarged(m *imagefile.Image, h, w int) *imagefile.Image {
+	out := imagefile.New(w, h)
+	for y := range h {
+		for x := range w {
+			copy(out.Pix[(y*w+x)*3:][:3], m.Pix[(y*m.H/h*m.W+x*m.W/w)*3:][:3])
+		}
+	}
+	return out
+}
+
+// resetPeak makes the peak of resident memory start anew, where the system can.
+func resetPeak() {
+	debug.FreeOSMemory()
+	os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o200)
+}
+
+// peakMB is the peak of resident memory since then.
+func peakMB() float64 {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.SplitSeq(string(text), "\n") {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, _ := strconv.ParseFloat(strings.Fields(v)[0], 64)
+			return kb / 1000
+		}
+	}
+	return 0
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/spin-native/spin/internal/study"
+	"github.com/spin-native/spin/solver"
+)
+
+// task is one row of the tables: what spin-native degrade does to a photo.
+type task struct {
+	name  string
+	args  []string
+	turns bool // the measurement is blind to a turn by 180 degrees: the better of the two counts
+}
+
+// command is the arguments as one would type them.
+func (t task) command() string {
+	var list []string
+	for _, a := range t.args {
+		if strings.ContainsAny(a, " |") {
+			a = `"` + a + `"`
+		}
+		list = append(list, a)
+	}
+	return strings.Join(list, " ")
+}
+
+func (t task) key() string { return t.name + ": " + t.command() }
+
+func row(name, args string) task { return task{name: name, args: strings.Fields(args)} }
+
+var tasks = []task{
+	row("denoising, sigma 0.2", "--task denoise --sigma 0.2"),
+	row("random inpainting 70 %", "--task inpaint --mask random:0.7:1 --sigma 0.05"),
+	row("scratches", "--task inpaint --mask scratches:14:3"),
+	row("centre box 32", "--task inpaint --mask center:32"),
+	row("box 128", "--task inpaint --mask box:128:1 --sigma 0.05"),
+	row("right half", "--task inpaint --mask half:right --sigma 0.05"),
+	row("super-resolution x4", "--task sr --scale 4 --sigma 0.05"),
+	row("super-resolution x16", "--task sr --scale 16 --sigma 0.05"),
+	row("Gaussian blur", "--task deblur --kernel gaussian:61:3 --sigma 0.05"),
+	row("motion blur", "--task deblur --kernel motion:61:0.5:3 --sigma 0.05"),
+}
+
+// equal is the number of denoiser calls at which methods are compared: that of Spin's defaults.
+const equal = solver.Standard
+
+// method is one column of the tables.
+type method struct {
+	name  string
+	calls int
+	run   study.Method
+}
+
+func spin(name string, calls int) method {
+	return method{name, calls, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
+		return solver.Spin(ctx, p, den, solver.Settings{Calls: calls, Options: solver.Options{Seed: 1}})
+	}}
+}
+
+// ours is the column that the rivals are compared with.
+const ours = "Spin default"
+
+var methods = []method{
+	{"DDNM+", equal, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
+		return solver.DDNM(ctx, p, den, solver.DDNMSettings{N: equal, Options: solver.Options{Seed: 1}})
+	}},
+	{"DiffPIR", equal, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
+		return solver.DiffPIR(ctx, p, den, solver.DiffPIRSettings{N: equal, Options: solver.Options{Seed: 1}})
+	}},
+	spin("Spin fast", solver.Fast),
+	spin(ours, solver.Standard),
+	spin("Spin best", solver.Best),
+}
+
+// rival is whether a method is one that Spin is compared with.
+func (m method) rival() bool { return !strings.HasPrefix(m.name, "Spin") }
+
+// figure is the mean and standard deviation of the photos' figures.
+type figure struct {
+	psnr, psnrSD, ssim, ssimSD, seconds, peak, calls float64
+	n                                                int
+}
+
+func (f figure) String() string {
+	if f.n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f / %.3f", f.psnr, f.ssim)
+}
+
+func mean(all []entry, t task, name string) (f figure) {
+	var p2, s2 float64
+	for _, photo := range photosOf(all, t) {
+		e := find(all, t, photo, name)
+		if e == nil || e.Note != "" {
+			continue
+		}
+		f.psnr, f.ssim, f.seconds, f.calls, f.n = f.psnr+e.PSNR, f.ssim+e.SSIM, f.seconds+e.Seconds, f.calls+float64(e.Calls), f.n+1
+		p2, s2, f.peak = p2+e.PSNR*e.PSNR, s2+e.SSIM*e.SSIM, max(f.peak, e.PeakMB)
+	}
+	n := float64(max(f.n, 1))
+	f.psnr, f.ssim, f.seconds, f.calls = f.psnr/n, f.ssim/n, f.seconds/n, f.calls/n
+	f.psnrSD, f.ssimSD = math.Sqrt(max(0, p2/n-f.psnr*f.psnr)), math.Sqrt(max(0, s2/n-f.ssim*f.ssim))
+	return f
+}
+
+func photosOf(all []entry, t task) (names []string) {
+	for _, e := range all {
+		if e.Task == t.key() && !slices.Contains(names, e.Photo) {
+			names = append(names, e.Photo)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// report is the tables in Markdown.
+func report(all []entry, some []task, by []method) string {
+	var b strings.Builder
+	some = slices.DeleteFunc(slices.Clone(some), func(t task) bool { return len(photosOf(all, t)) == 0 })
+	line := func(cells ...string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	head := func(cells ...string) {
+		line(cells...)
+		b.WriteString(strings.Repeat("|---", len(cells)) + "|\n")
+	}
+	columns := []string{"task", "measured", "first guess"}
+	for _, m := range by {
+		columns = append(columns, m.name)
+	}
+	head(append(columns, "Spin - best rival")...)
+	for _, t := range some {
+		cells := []string{t.name, mean(all, t, measured).String(), mean(all, t, guess).String()}
+		best, from, own := math.Inf(-1), "", mean(all, t, ours)
+		for _, m := range by {
+			if f := mean(all, t, m.name); m.rival() && f.n > 0 && f.n == own.n && f.psnr > best {
+				best, from = f.psnr, m.name
+			}
+		}
+		for _, m := range by {
+			text := mean(all, t, m.name).String()
+			if m.name == from && best > own.psnr || m.name == ours && own.n > 0 && best <= own.psnr {
+				text = "**" + text + "**"
+			}
+			cells = append(cells, text)
+		}
+		gap := "-"
+		if from != "" && own.n > 0 {
+			gap = fmt.Sprintf("%+.2f (%s)", own.psnr-best, from)
+		}
+		line(append(cells, gap)...)
+	}
+	b.WriteString("\n")
+	head(columnsOf("seconds, calls", by)...)
+	for _, t := range some {
+		cells := []string{t.name}
+		for _, m := range by {
+			f := mean(all, t, m.name)
+			if f.n == 0 {
+				cells = append(cells, "-")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%.1f s, %.0f", f.seconds, f.calls))
+		}
+		line(cells...)
+	}
+	b.WriteString("\n")
+	head(columnsOf("peak memory, MB", by)...)
+	for _, t := range some {
+		cells := []string{t.name}
+		for _, m := range by {
+			f := mean(all, t, m.name)
+			if f.n == 0 || f.peak == 0 {
+				cells = append(cells, "-")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%.0f", f.peak))
+		}
+		line(cells...)
+	}
+	b.WriteString("\n")
+	columns[0] = "task, photo"
+	head(columns...)
+	for _, t := range some {
+		for _, photo := range photosOf(all, t) {
+			cells := []string{t.name + ", " + photo}
+			for _, name := range append([]string{measured, guess}, names(by)...) {
+				text := "-"
+				if e := find(all, t, photo, name); e != nil && e.Note == "" {
+					text = fmt.Sprintf("%.2f / %.3f", e.PSNR, e.SSIM)
+				}
+				cells = append(cells, text)
+			}
+			line(cells...)
+		}
+		cells := []string{"**" + t.name + "**, mean (deviation)"}
+		for _, name := range append([]string{measured, guess}, names(by)...) {
+			f := mean(all, t, name)
+			if f.n == 0 {
+				cells = append(cells, "-")
+				continue
+			}
+			cells = append(cells, fmt.Sprintf("%.2f (%.2f) / %.3f (%.3f)", f.psnr, f.psnrSD, f.ssim, f.ssimSD))
+		}
+		line(cells...)
+	}
+	b.WriteString("\n")
+	head("task", "`spin-native degrade --seed 1`")
+	for _, t := range some {
+		line(t.name, "`"+strings.ReplaceAll(t.command(), "|", `\|`)+"`")
+	}
+	return b.String()
+}
+
+func names(by []method) (list []string) {
+	for _, m := range by {
+		list = append(list, m.name)
+	}
+	return list
+}
+
+func columnsOf(first string, by []method) []string { return append([]string{first}, names(by)...) }
