@@ -25,6 +25,7 @@ const (
 	domainMeasure        // the noise of a simulated measurement
 	domainMask           // random masks
 	domainMotion         // random kernels
+	domainGrain          // the grain of Invented
 )
 
 type philoxNoise struct {

@@ -225,7 +225,7 @@ func TestRunRefusals(t *testing.T) {
 		"sigma NaN":       {Problem{Operator: Denoise{}, Y: y, Sigma: math.NaN()}, Settings{}},
 		"TStar too large": {p, with(func(s *Settings) { s.TStar = 1000 })},
 		"TLow above":      {p, with(func(s *Settings) { s.TLow = s.TStar + 1 })},
-		"no phase 2":      {p, with(func(s *Settings) { s.P = 0 })},
+		"no phase 2":      {p, with(func(s *Settings) { s.K1, s.P = 0, 0 })},
 		"eta above 1":     {p, with(func(s *Settings) { s.EtaG = 1.5 })},
 		"lam NaN":         {p, with(func(s *Settings) { s.Lam2 = math.NaN() })},
 		"no closed form":  {p, with(func(s *Settings) { s.Inner1.Method = Exact })},

@@ -13,7 +13,7 @@ type Parameters struct {
 	TStar int // timestep of phase 1, and where phase 2 starts
 	K1    int // denoiser calls in phase 1
 
-	P     int     // denoiser calls in phase 2: timesteps from TStar to TLow, of which equal ones are merged
+	P     int     // denoiser calls in phase 2: timesteps from TStar to TLow, of which equal ones are merged; 0: phase 1 only
 	TLow  int     // last timestep
 	Power float64 // of the grid; 0 means 2
 	Every int     // phase 2 corrects at grid positions 0, Every, 2 Every, ...; 0 means 1, all of them
@@ -136,8 +136,8 @@ func (s Parameters) checked(r *run) Parameters {
 	if s.TStar < 0 || s.TStar >= r.s.Len() || s.TLow < 0 || s.TLow > s.TStar {
 		tensor.Fail(op, "timesteps TStar %d and TLow %d: expected 0 <= TLow <= TStar < %d", s.TStar, s.TLow, r.s.Len())
 	}
-	if s.K1 < 0 || s.P < 1 || s.Every < 1 || s.K1 > maxTimesteps || s.P > maxTimesteps {
-		tensor.Fail(op, "K1 %d, P %d, Every %d: expected K1 at least 0, P and Every at least 1", s.K1, s.P, s.Every)
+	if s.K1 < 0 || s.P < 0 || s.K1+s.P < 1 || s.Every < 1 || s.K1 > maxTimesteps || s.P > maxTimesteps {
+		tensor.Fail(op, "K1 %d, P %d, Every %d: expected K1 and P at least 0, one of them and Every at least 1", s.K1, s.P, s.Every)
 	}
 	for _, v := range []struct {
 		name   string
