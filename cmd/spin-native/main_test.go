@@ -209,7 +209,7 @@ func TestDeterminism(t *testing.T) {
 			ok(t, append(args, "--threads", threads, "-o", out)...)
 			check("--threads "+threads, out)
 		}
-		ok(t, append(args, "--samples", "3", "-o", filepath.Join(dir, "batch.png"))...)
+		ok(t, append(args, "--samples", "3", "--independent", "-o", filepath.Join(dir, "batch.png"))...)
 		check("the first of three", filepath.Join(dir, "batch-1.png"))
 		a, _ := os.ReadFile(filepath.Join(dir, "batch-2.png"))
 		require.False(t, bytes.Equal(want, a), "samples are equal")

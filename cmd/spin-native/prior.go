@@ -207,6 +207,7 @@ type prior struct {
 	memory  plan
 
 	corrections correctionFlags // of a latent one
+	trust       trustFlags
 }
 
 // labels are the classes of n pictures.
@@ -291,7 +292,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
 		func(t nn.Tiling) (dryrun.Cost, error) {
 			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
-				p.noise, p.corrections = silence{}, f.corrections
+				p.noise, p.corrections, p.trust = silence{}, f.corrections, f.trust
 				return run(d, p)
 			})
 		})
@@ -307,7 +308,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err != nil {
 		return nil, err
 	}
-	p.corrections = f.corrections
+	p.corrections, p.trust = f.corrections, f.trust
 	if p.memory = plan; file.latent() {
 		p.memory.width = file.padded(w)
 	}

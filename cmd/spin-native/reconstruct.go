@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
@@ -42,15 +43,17 @@ little lets noise and ringing through; too much smooths. --sigma auto measures i
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
   spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
   spin-native reconstruct --task denoise --sigma auto -o clean.png noisy.png
-  spin-native reconstruct -o out.png y.safetensors --truth original.png --json`,
+  spin-native reconstruct -o out.png y.safetensors --truth original.png --json
+  spin-native reconstruct --task inpaint --mask hole.png --samples 4 --report report.html -o whole.png torn.png`,
 		Args: exactArgs(1, "one picture"),
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args[0]) },
 	}
 	f.taskFlags.register(c)
 	f.solveFlags.register(c)
 	f.corrections.register(c)
+	f.trust.register(c)
 	c.Flags().StringVarP(&f.output, "output", "o", "", "where to write the result")
-	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ...")
+	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ..., with their mean, OUT.mean, and how far they differ, OUT.std")
 	c.Flags().StringVar(&f.compare, "compare", "", "also write a labelled picture of input and result side by side to `SHEET`")
 	c.Flags().StringVar(&f.truth, "truth", "", "the undamaged picture `FILE`, to print PSNR and SSIM")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON object on standard output")
@@ -80,6 +83,8 @@ type reconstructReport struct {
 	Memory         memoryReport          `json:"memory"`
 	Residual       []float64             `json:"residual"`
 	Certificates   []solver.Certificate  `json:"certificates"` // how well every output explains the input
+	Invented       *inventedReport       `json:"invented,omitempty"`
+	Spread         *spreadReport         `json:"samples,omitempty"` // where there are several
 	Settings       solver.Parameters     `json:"settings"`
 	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
 	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
@@ -129,11 +134,17 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return usagef("%s says the task itself: leave --%s away", input, strings.Join(own, " and --"))
 	}
 	outputs := f.outputs()
-	for _, o := range append(outputs[:len(outputs):len(outputs)], f.compare) {
+	mean, std := f.spreadFiles()
+	for _, o := range append(outputs[:len(outputs):len(outputs)], f.compare, f.trust.invented, mean, std) {
 		if o != "" {
 			if err := imagefile.CheckWritable(o, f.force); err != nil {
 				return err
 			}
+		}
+	}
+	if f.trust.report != "" {
+		if err := atomicfile.RefuseExisting(f.trust.report, f.force); err != nil {
+			return err
 		}
 	}
 	d, err := f.open(c)
@@ -222,6 +233,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		}
 		panels = append(panels, sheet.Panel{Title: title, Caption: caption, Img: img})
 	}
+	extra, err := f.trustPictures(s, &report, truth)
+	if err != nil {
+		return err
+	}
+	for _, e := range extra {
+		panels = append(panels, e.Panel)
+	}
 	if truth != nil {
 		panels = append(panels, sheet.Panel{Title: "Truth", Img: truth})
 	}
@@ -230,6 +248,18 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 	for i, img := range s.images {
 		if err := imagefile.Write(outputs[i], img, f.force); err != nil {
+			return err
+		}
+	}
+	for _, e := range extra {
+		if e.file != "" {
+			if err := imagefile.Write(e.file, e.Img, f.force); err != nil {
+				return err
+			}
+		}
+	}
+	if f.trust.report != "" {
+		if err := writeReport(f.trust.report, report, panels, s.images[0], truth); err != nil {
 			return err
 		}
 	}
@@ -259,6 +289,12 @@ func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) 
 	for i := range r.Outputs {
 		fmt.Fprintf(w, "  certificate    %s\n", r.Certificates[i].Text)
 		fmt.Fprintf(w, "                 %s\n", residualText(r.Certificates[i]))
+	}
+	if r.Invented != nil {
+		fmt.Fprintf(w, "  invented       %s\n", r.Invented)
+	}
+	if r.Spread != nil {
+		fmt.Fprintf(w, "  samples        %s\n", r.Spread)
 	}
 	if r.Measured != nil {
 		fmt.Fprintf(w, "  measured       %s\n", *r.Measured)

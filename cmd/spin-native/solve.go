@@ -23,6 +23,7 @@ type solveFlags struct {
 	prior  priorFlags
 
 	corrections correctionFlags
+	trust       trustFlags
 	seed        uint64
 	steps       int
 	preset      string
@@ -93,8 +94,9 @@ func (f *solveFlags) calls(c *cobra.Command) (int, error) {
 // solution is a reconstruction off the device.
 type solution struct {
 	images   []*imagefile.Image
-	measured *imagefile.Image // a picture of the measurement
-	guess    *imagefile.Image // the operator's first guess, without a prior; nil where it has none
+	measured *imagefile.Image    // a picture of the measurement
+	guess    *imagefile.Image    // the operator's first guess, without a prior; nil where it has none
+	invented *solver.InventedMap // of the first picture, where it was asked for
 	result   *solver.Result
 	settings solver.Parameters
 	task     solver.Task
@@ -104,13 +106,7 @@ type solution struct {
 func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls, n int, seed uint64, progress func(solver.Progress)) (s *solution, err error) {
 	defer tensor.Catch(&err)
 	defer d.Tidy()()
-	all := *m
-	all.Shape[0] = n
-	all.Y = nil
-	for range n {
-		all.Y = append(all.Y, m.Y...)
-	}
-	problem, err := all.Problem(d)
+	problem, err := m.Problem(d)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +127,16 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	}
 	settings.Calls = calls
 	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
-	res, err := solver.Spin(ctx, problem, p.den, settings)
+	var res *solver.Result
+	if n > 1 && !p.trust.independent {
+		res, err = solver.Sample(ctx, problem, p.den, settings, n)
+	} else {
+		many := problem
+		if n > 1 {
+			many.Y = repeated(d, m, n)
+		}
+		res, err = solver.Spin(ctx, many, p.den, settings)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +148,11 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
 		s.images = append(s.images, pictureOf(data, i, h, w))
+	}
+	if p.trust.wantsMap(n) {
+		if s.invented, err = solver.Invented(problem, d.From(data[:len(data)/n], 1, h, w, 3), seed); err != nil {
+			return nil, err
+		}
 	}
 	if s.measured, err = measured(problem); err != nil {
 		return nil, err

@@ -2,9 +2,19 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/spf13/cobra"
+
+	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/parity"
+	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
+	"github.com/spin-native/spin/tensor"
 )
 
 // sigmaValue is the flag --sigma: a number, or auto.
@@ -44,4 +54,129 @@ func (f *reconstructFlags) estimateNoise(m *solver.Measurement) error {
 		m.Sigma = min(m.Sigma, f.usualSigma())
 	}
 	return nil
+}
+
+// trustFlags say what to tell about a result besides itself.
+type trustFlags struct {
+	independent      bool
+	invented, report string
+}
+
+func (f *trustFlags) register(c *cobra.Command) {
+	c.Flags().BoolVar(&f.independent, "independent", false, "with --samples: begin every sample from noise of its own; without it they share phase 1, which is faster, and differ less")
+	c.Flags().StringVar(&f.invented, "invented-map", "", "write a picture of what was measured (black) and what was made up (white) to `FILE`")
+	c.Flags().StringVar(&f.report, "report", "", "write a page about the result with all pictures and figures to `FILE.html`")
+}
+
+// wantsMap is whether the map of what was invented is needed for n results.
+func (f trustFlags) wantsMap(n int) bool { return f.invented != "" || f.report != "" || n > 1 }
+
+// repeated is the measurement n times.
+func repeated(d *tensor.Device, m *solver.Measurement, n int) *tensor.Tensor {
+	one := parity.NHWC(m.Y, 1, m.Shape[1], m.Shape[2], m.Shape[3])
+	return d.From(slices.Repeat(one, n), n, m.Shape[2], m.Shape[3], m.Shape[1])
+}
+
+// inventedReport is what --json says of the map of what was invented.
+type inventedReport struct {
+	File string  `json:"file,omitempty"`
+	Mean float64 `json:"mean"` // share of the picture's contrast that the measurement does not determine
+}
+
+func (r *inventedReport) String() string {
+	return fmt.Sprintf("%.1f %% of the picture's contrast is not determined by the measurement", 100*r.Mean)
+}
+
+// spreadReport is what --json says of several samples.
+type spreadReport struct {
+	MeanFile string  `json:"mean_file"`
+	StdFile  string  `json:"std_file"`
+	White    float64 `json:"std_white"` // standard deviation that is white in the picture
+	// Std is the root mean square over pixels and channels of the samples' standard deviation, on the scale -1..1; and the
+	// same with the pixels weighted by what was measured of them, and by what was invented.
+	Std         float64 `json:"std"`
+	StdMeasured float64 `json:"std_measured"`
+	StdInvented float64 `json:"std_invented"`
+	Independent bool    `json:"independent"`
+	Mean        *score  `json:"mean,omitempty"` // the mean against the truth
+}
+
+func (r *spreadReport) String() string {
+	text := fmt.Sprintf("differ by %.1f grey levels, %.1f where measured and %.1f where invented", 127.5*r.Std, 127.5*r.StdMeasured, 127.5*r.StdInvented)
+	if r.Mean != nil {
+		text += "; their mean " + r.Mean.String()
+	}
+	return text
+}
+
+// stdWhite is the standard deviation that is white in a picture of it: 32 grey levels.
+const stdWhite = 0.25
+
+// trustPicture is a picture about the result, and the file that it goes to, if any.
+type trustPicture struct {
+	sheet.Panel
+	file string
+}
+
+// spreadFiles are where the mean of several samples and their deviation go.
+func (f *reconstructFlags) spreadFiles() (mean, std string) {
+	if f.samples == 1 {
+		return "", ""
+	}
+	ext := filepath.Ext(f.output)
+	base := strings.TrimSuffix(f.output, ext)
+	return base + ".mean" + ext, base + ".std" + ext
+}
+
+// trustPictures makes the pictures about a solution and enters their figures in the report.
+func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport, truth *imagefile.Image) (list []trustPicture, err error) {
+	first := s.images[0]
+	if n := len(s.images); n > 1 {
+		mean, std := *first, imagefile.New(first.W, first.H)
+		mean.Pix = make([]float32, len(first.Pix))
+		mean.Gray = first.Gray
+		r := &spreadReport{White: stdWhite, Independent: f.trust.independent}
+		r.MeanFile, r.StdFile = f.spreadFiles()
+		var all, measured, invented, known, unknown float64
+		for i := range mean.Pix {
+			var sum, squares float64
+			for _, img := range s.images {
+				sum += float64(img.Pix[i])
+			}
+			sum /= float64(n)
+			for _, img := range s.images {
+				squares += (float64(img.Pix[i]) - sum) * (float64(img.Pix[i]) - sum) / float64(n-1)
+			}
+			mean.Pix[i], std.Pix[i] = float32(sum), float32(min(math.Sqrt(squares)/stdWhite*2-1, 1))
+			share := float64(s.invented.Share[i/3])
+			all += squares / float64(len(mean.Pix))
+			measured, known = measured+squares*(1-share), known+1-share
+			invented, unknown = invented+squares*share, unknown+share
+		}
+		r.Std, r.StdMeasured, r.StdInvented = math.Sqrt(all), math.Sqrt(measured/max(known, 1e-9)), math.Sqrt(invented/max(unknown, 1e-9))
+		if truth != nil {
+			v, err := scoreOf(&mean, truth)
+			if err != nil {
+				return nil, err
+			}
+			r.Mean = &v
+		}
+		report.Spread = r
+		caption := "of the samples"
+		if r.Mean != nil {
+			caption = r.Mean.String()
+		}
+		list = append(list, trustPicture{sheet.Panel{Title: "Mean", Caption: caption, Img: &mean}, r.MeanFile},
+			trustPicture{sheet.Panel{Title: "Deviation", Caption: fmt.Sprintf("white: %.0f grey levels", 127.5*stdWhite), Img: std}, r.StdFile})
+	}
+	if f.trust.invented != "" || f.trust.report != "" {
+		report.Invented = &inventedReport{f.trust.invented, s.invented.Mean[0]}
+		img := imagefile.New(first.W, first.H)
+		img.Gray = true
+		for i := range img.Pix {
+			img.Pix[i] = 2*s.invented.Share[i/3] - 1
+		}
+		list = append(list, trustPicture{sheet.Panel{Title: "Invented", Caption: "black: measured", Img: img}, f.trust.invented})
+	}
+	return list, nil
 }
