@@ -20,6 +20,8 @@
 //	x = sqrt(b) x0 + sqrt(1-b-s2) e + sqrt(s2) n                   run.advance
 //	the loops of phase 1 and 2                                     run.spin
 //	z0 = E(correct(Dec(z0)))                                       run.correct
+//	DDIM, DDPM, PNDM, DPM-Solver++                                 Transition, stepper.advance
+//	x = n; x0 = D(x,t); x = transition(x, x0)                      Sample
 //	DiffPIR, DDNM+                                                 DiffPIR, DDNM
 //	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //

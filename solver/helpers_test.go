@@ -62,6 +62,13 @@ type gaussianPrior struct {
 	s             *Schedule
 	mu, variance  []float32 // of one image, repeated over the batch
 	calls, broken int       // in call number broken the first image becomes NaN
+	wide          bool      // without the clip
+}
+
+// at is the clean estimate of element i, not clipped.
+func (g *gaussianPrior) at(i int, x, a float64) float64 {
+	mu, s := float64(g.mu[i%len(g.mu)]), float64(g.variance[i%len(g.mu)])
+	return mu + s*math.Sqrt(a)/(a*s+1-a)*(x-math.Sqrt(a)*mu)
 }
 
 func (g *gaussianPrior) Denoise(xt *tensor.Tensor, t int) *tensor.Tensor {
@@ -72,9 +79,11 @@ func (g *gaussianPrior) Denoise(xt *tensor.Tensor, t int) *tensor.Tensor {
 	}
 	a := g.s.AlphaBar(t)
 	for i, x := range data {
-		mu, s := float64(g.mu[i%len(g.mu)]), float64(g.variance[i%len(g.mu)])
-		v := mu + s*math.Sqrt(a)/(a*s+1-a)*(float64(x)-math.Sqrt(a)*mu)
-		data[i] = float32(min(max(v, -1), 1))
+		v := g.at(i, float64(x), a)
+		if !g.wide {
+			v = min(max(v, -1), 1)
+		}
+		data[i] = float32(v)
 	}
 	if g.calls == g.broken {
 		data[0] = float32(math.NaN())

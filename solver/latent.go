@@ -50,14 +50,13 @@ func newLatents(d *tensor.Device, stage FirstStage, den Denoiser, shape [4]int, 
 func (l *latents) encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	defer l.d.Tidy(&z)()
 	from := time.Now()
-	h, w := l.frames.size(l.shape[1]), l.frames.size(l.shape[2])
 	raw, err := l.stage.Encode(l.frames.of(l.d, l.shape[1], l.shape[2]).enlarge(x))
 	if err != nil {
 		return nil, err
 	}
-	f := l.stage.Downsampling()
-	if want := [4]int{l.shape[0], h / f, w / f, l.stage.LatentChannels()}; raw.Shape() != want {
-		tensor.Fail("solver.FirstStage", "it made latents %v of pictures of %d x %d, expected %v", raw, h, w, want)
+	if want := l.size(); raw.Shape() != want {
+		f := l.stage.Downsampling()
+		tensor.Fail("solver.FirstStage", "it made latents %v of pictures of %d x %d, expected %v", raw, want[1]*f, want[2]*f, want)
 	}
 	if z, err = l.stage.Scale(raw); err != nil {
 		return nil, err
@@ -66,6 +65,12 @@ func (l *latents) encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	err = l.d.Sync()
 	l.res.Encoding += time.Since(from)
 	return z, err
+}
+
+// size is the shape of the latents.
+func (l *latents) size() [4]int {
+	f := l.stage.Downsampling()
+	return [4]int{l.shape[0], l.frames.size(l.shape[1]) / f, l.frames.size(l.shape[2]) / f, l.stage.LatentChannels()}
 }
 
 // decode is Dec(Unscale(z)) without the padding, not clipped.

@@ -29,11 +29,11 @@ func DiffPIR(ctx context.Context, p Problem, den Denoiser, s DiffPIRSettings) (*
 		}
 		inner, grid := r.c.choose(s.Inner), r.wholeGrid(s.N)
 		r.begin(r.s.AlphaBar(grid[0]))
-		for i, t := range grid {
-			if i == len(grid)-1 {
+		for t, next := range r.path(grid) {
+			if next < 0 {
 				return r.step(2, t, nil, func(_, _ *tensor.Tensor) {})
 			}
-			a, b := r.s.AlphaBar(t), r.s.AlphaBar(grid[i+1])
+			a, b := r.s.AlphaBar(t), r.s.AlphaBar(next)
 			err := r.step(2, t, &correction{rho: r.rho(s.Lam, s.SDMin, t), inner: inner}, func(x0, _ *tensor.Tensor) {
 				r.advance(x0, x0, a, b, math.Sqrt((1-b)*(1-s.Zeta)), math.Sqrt((1-b)*s.Zeta))
 			})
@@ -67,11 +67,8 @@ func DDNM(ctx context.Context, p Problem, den Denoiser, s DDNMSettings) (*Result
 		}
 		inner, grid := r.c.choose(s.Inner), r.wholeGrid(s.N)
 		r.d.Blend(r.x, tensor.Blend{Terms: []tensor.Term{{X: r.noise(), C: 1}}})
-		for i, t := range grid {
-			a, b := r.s.AlphaBar(t), 1.0
-			if i < len(grid)-1 {
-				b = r.s.AlphaBar(grid[i+1])
-			}
+		for t, next := range r.path(grid) {
+			a, b := r.s.AlphaBar(t), r.s.AlphaBar(next)
 			m := 1.0
 			if p.Sigma > 0 {
 				m = min(1, math.Sqrt(1-b)/(math.Sqrt(b)*p.Sigma))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"time"
 
@@ -19,6 +20,10 @@ type Options struct {
 	Seed     uint64    // of the noise
 	First    int       // number of the batch's first image in the seed's sequence of images
 	Noise    Noise     // default NewNoise(Seed)
+	// Deadline, where set, is when the run should be done: as soon as the steps that are left do not all fit before it, by
+	// the time that those so far took, it takes fewer and larger ones, and it ends after the last one that fits. Result.Short
+	// tells. At least one step is made.
+	Deadline time.Time
 	// Progress is called after every step of the run, on the run's own goroutine.
 	Progress func(Progress)
 
@@ -51,18 +56,19 @@ type Result struct {
 	Elapsed       time.Duration
 	Denoising     time.Duration // share of the denoiser
 	Correcting    time.Duration // share of the corrections, in pictures
+	Short         bool          // the deadline made the run take fewer steps
 	Encodes       int           // calls of the encoder and of the decoder of a first stage
 	Decodes       int
 	Encoding      time.Duration // shares of them
 	Decoding      time.Duration
 	// Residual is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where the image explains the measurement up to
-	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count.
+	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count. Samples without a measurement have none.
 	Residual     []float64
 	Certificates []Certificate // how well every image explains its measurement
 }
 
 // run is the state that all solvers step forward: the noisy images x and the latest clean ones x0. With a first stage both
-// are latents, and image is the picture of x0, unless it is stale; without one image is x0.
+// are latents, and image is the picture of x0, unless it is stale; without one image is x0. Without a measurement c is nil.
 type run struct {
 	ctx      context.Context
 	o        Options
@@ -76,16 +82,30 @@ type run struct {
 	stale    bool
 	draws    int
 	total    int
+	ahead    int // steps of the path after the one that is being made
 	start    time.Time
 	res      *Result
 }
 
-// reconstruct runs an algorithm inside one memory bracket and turns panics of misuse into errors. A run that the context
-// ends returns the best images so far together with the context's error.
-func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage, o Options, algorithm func(r *run) error) (res *Result, err error) {
+// reconstruct runs an algorithm on a problem.
+func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage, o Options, algorithm func(r *run) error) (*Result, error) {
 	if p.Y == nil || p.Operator == nil || den == nil {
 		return nil, fmt.Errorf("solver: operator, measurement and denoiser must be given")
 	}
+	return launch(ctx, p.Y.Device(), den, o, func(r *run) error {
+		r.c = newCorrector(p)
+		guess := p.Start
+		if guess == nil {
+			guess = firstGuess(p.Operator, r.c.Y)
+			r.c.fits("Guess", guess, r.c.shape)
+		}
+		return r.from(guess, r.c.shape, stage)
+	}, algorithm)
+}
+
+// launch runs an algorithm inside one memory bracket and turns panics of misuse into errors. A run that the context ends
+// returns the best images so far together with the context's error. ready gives the run its first images.
+func launch(ctx context.Context, d *tensor.Device, den Denoiser, o Options, ready, algorithm func(r *run) error) (res *Result, err error) {
 	res = &Result{}
 	complete := false
 	defer func() {
@@ -94,7 +114,6 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 		}
 	}()
 	defer tensor.Catch(&err)
-	d := p.Y.Device()
 	defer d.Tidy(&res.X0)()
 
 	r := &run{ctx: ctx, o: o, s: o.Schedule, den: den, d: d, start: time.Now(), res: res}
@@ -104,23 +123,9 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 	if r.o.Noise == nil {
 		r.o.Noise = NewNoise(o.Seed)
 	}
-	r.c = newCorrector(p)
-	guess := p.Start
-	if guess == nil {
-		guess = firstGuess(p.Operator, r.c.Y)
-		r.c.fits("Guess", guess, r.c.shape)
+	if err := ready(r); err != nil {
+		return res, err
 	}
-	r.image = copied(guess)
-	r.x0 = r.image
-	if stage != nil {
-		r.latents = newLatents(d, stage, den, r.c.shape, res)
-		if r.x0, err = r.latents.encode(guess); err != nil {
-			return res, err
-		}
-	}
-	shape := r.x0.Shape()
-	r.x, r.n = d.New(shape[0], shape[1], shape[2], shape[3]), d.New(shape[0], shape[1], shape[2], shape[3])
-
 	stopped := algorithm(r)
 	if stopped != nil && (ctx.Err() == nil || !errors.Is(stopped, ctx.Err())) {
 		return res, stopped
@@ -128,14 +133,8 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 	if err := r.show(); err != nil {
 		return res, err
 	}
-	res.OperatorCalls = r.c.calls
-	if res.Residual, res.Certificates, err = r.c.residuals(r.image); err != nil {
+	if err := r.judge(); err != nil {
 		return res, err
-	}
-	for i, v := range res.Residual {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return res, fmt.Errorf("solver: residual of image %d: %w", o.First+i, ErrNumeric)
-		}
 	}
 	if err := d.Sync(); err != nil {
 		return res, err
@@ -143,6 +142,92 @@ func reconstruct(ctx context.Context, p Problem, den Denoiser, stage FirstStage,
 	res.Elapsed = time.Since(r.start)
 	res.X0, complete = copied(r.image), true
 	return res, stopped
+}
+
+// from takes the run's first pictures, and makes the tensors that it works in.
+func (r *run) from(pictures *tensor.Tensor, shape [4]int, stage FirstStage) (err error) {
+	r.image = copied(pictures)
+	r.x0 = r.image
+	if stage != nil {
+		r.latents = newLatents(r.d, stage, r.den, shape, r.res)
+		if r.x0, err = r.latents.encode(pictures); err != nil {
+			return err
+		}
+	}
+	r.room()
+	return nil
+}
+
+// room makes the tensors in the shape of x0 that a run works in.
+func (r *run) room() {
+	s := r.x0.Shape()
+	r.x, r.n = r.d.New(s[0], s[1], s[2], s[3]), r.d.New(s[0], s[1], s[2], s[3])
+}
+
+// judge sets the result against the measurement.
+func (r *run) judge() (err error) {
+	if r.c == nil {
+		return nil
+	}
+	r.res.OperatorCalls = r.c.calls
+	if r.res.Residual, r.res.Certificates, err = r.c.residuals(r.image); err != nil {
+		return err
+	}
+	for i, v := range r.res.Residual {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Errorf("solver: residual of image %d: %w", r.o.First+i, ErrNumeric)
+		}
+	}
+	return nil
+}
+
+// fits is how many more steps there is time for, of so many.
+func (r *run) fits(steps int) int {
+	if r.o.Deadline.IsZero() || r.res.Calls == 0 {
+		return steps
+	}
+	const margin = 1.1 // steps differ, and the result has to be made as well
+	each := margin * float64(time.Since(r.start)) / float64(r.res.Calls)
+	n := int(min(float64(time.Until(r.o.Deadline))/max(each, 1), float64(steps)))
+	if n < steps {
+		r.res.Short = true
+	}
+	return max(n, 0)
+}
+
+// path goes along a grid of timesteps, t and the one after it, which is -1 at the end. Where not all fit before the
+// deadline it leaves out some, evenly, but not the last.
+func (r *run) path(grid []int) iter.Seq2[int, int] {
+	return func(yield func(t, next int) bool) {
+		for rest := grid; len(rest) > 0; rest = rest[1:] {
+			n := r.fits(len(rest))
+			if n == 0 && r.res.Calls > 0 {
+				return
+			}
+			if n = max(n, 1); n < len(rest) {
+				rest = append([]int{rest[0]}, thinned(rest[1:], n-1)...)
+			}
+			if r.ahead = len(rest) - 1; !r.o.Deadline.IsZero() {
+				r.total = r.res.Calls + len(rest)
+			}
+			next := -1
+			if r.ahead > 0 {
+				next = rest[1]
+			}
+			if !yield(rest[0], next) {
+				return
+			}
+		}
+	}
+}
+
+// thinned is n of the grid's timesteps, evenly spaced, the last among them.
+func thinned(grid []int, n int) []int {
+	list := make([]int, n)
+	for i := range list {
+		list[i] = grid[(i+1)*len(grid)/n-1]
+	}
+	return list
 }
 
 func scheduleOf(den Denoiser) *Schedule {

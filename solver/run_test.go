@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -78,6 +79,15 @@ var solvers = map[string]solverFunc{
 		s.Inner1 = Inner{Method: FGD, Steps: 5, Stop: 1}
 		s.Inner2, s.Calls, s.Options, s.Every, s.EtaU = s.Inner1, calls, o, 2, 0.5
 		return Spin(ctx, p, den, s)
+	},
+	"Spin by DPM-Solver++": func(ctx context.Context, p Problem, den Denoiser, calls int, o Options) (*Result, error) {
+		return Spin(ctx, p, den, Settings{Calls: calls, Transition: DPMPP3, Options: o})
+	},
+	"Spin by PNDM": func(ctx context.Context, p Problem, den Denoiser, calls int, o Options) (*Result, error) {
+		return Spin(ctx, p, den, Settings{Calls: calls, Transition: PNDM, Options: o})
+	},
+	"Spin by DDPM": func(ctx context.Context, p Problem, den Denoiser, calls int, o Options) (*Result, error) {
+		return Spin(ctx, p, den, Settings{Calls: calls, Transition: DDPM, Options: o})
 	},
 	"DiffPIR": func(ctx context.Context, p Problem, den Denoiser, calls int, o Options) (*Result, error) {
 		return DiffPIR(ctx, p, den, DiffPIRSettings{N: calls, Options: o})
@@ -244,6 +254,8 @@ func TestRunRefusals(t *testing.T) {
 	require.Equal(t, live, d.Stats().Live)
 	_, err := Spin(context.Background(), p, nil, Settings{})
 	require.Error(t, err)
+	_, err = Spin(context.Background(), p, prior, Settings{Transition: "euler"})
+	require.ErrorContains(t, err, "euler")
 	_, err = DDNM(context.Background(), Problem{Operator: squares{}, Y: y}, prior, DDNMSettings{})
 	require.ErrorContains(t, err, "linear")
 	_, err = DiffPIR(context.Background(), p, prior, DiffPIRSettings{Zeta: 2})
@@ -500,4 +512,86 @@ func TestCatchesOnlyItsOwn(t *testing.T) {
 	p, _ := smallProblem(t, d, "denoise", 1)
 	den := FromModel(func(*tensor.Tensor, float64) *tensor.Tensor { panic(errors.New("foreign")) }, ModelOptions{})
 	require.PanicsWithError(t, "foreign", func() { Spin(context.Background(), p, den, Settings{}) })
+}
+
+// slow is a denoiser that takes its time.
+type slow struct {
+	Denoiser
+	each time.Duration
+}
+
+func (s slow) Denoise(x *tensor.Tensor, t int) *tensor.Tensor {
+	time.Sleep(s.each)
+	return s.Denoiser.Denoise(x, t)
+}
+
+// A deadline makes every solver take fewer steps, down to the lowest timestep all the same; with time to spare it changes
+// nothing.
+func TestDeadline(t *testing.T) {
+	for name, solve := range solvers {
+		t.Run(name, func(t *testing.T) {
+			d := device(t)
+			p, prior := smallProblem(t, d, "inpaint", 1)
+			free, err := solve(context.Background(), p, prior, 12, Options{})
+			require.NoError(t, err)
+			same, err := solve(context.Background(), p, prior, 12, Options{Deadline: time.Now().Add(time.Hour)})
+			require.NoError(t, err)
+			require.False(t, same.Short)
+			require.Equal(t, floats(t, free.X0), floats(t, same.X0))
+
+			var last Progress
+			from := time.Now()
+			r, err := solve(context.Background(), p, slow{prior, 10 * time.Millisecond}, 400, Options{
+				Deadline: from.Add(400 * time.Millisecond), Progress: func(s Progress) { last = s },
+			})
+			require.NoError(t, err)
+			require.True(t, r.Short)
+			require.Greater(t, r.Calls, 1)
+			require.Less(t, r.Calls, 41)
+			require.Less(t, time.Since(from), 5*time.Second)
+			require.Equal(t, r.Calls, last.Step)
+			require.Less(t, last.T, 500, "it did not come down")
+
+			r, err = solve(context.Background(), p, prior, 12, Options{Deadline: from}) // over before it began
+			require.NoError(t, err)
+			require.True(t, r.Short)
+			require.Equal(t, 1, r.Calls)
+		})
+	}
+}
+
+func TestThinned(t *testing.T) {
+	grid := []int{9, 8, 7, 6, 5, 4, 3}
+	require.Equal(t, grid, thinned(grid, 7))
+	require.Equal(t, []int{8, 6, 3}, thinned(grid, 3))
+	require.Equal(t, []int{3}, thinned(grid, 1))
+	require.Empty(t, thinned(grid, 0))
+}
+
+// Spin's own transition is renoise by name too, and with eta 0 at corrected steps it is DDIM.
+func TestTransitions(t *testing.T) {
+	d := device(t)
+	p, prior := smallProblem(t, d, "blur", 1)
+	run := func(s Settings) []float32 {
+		r, err := Spin(context.Background(), p, prior, s)
+		require.NoError(t, err)
+		return floats(t, r.X0)
+	}
+	own := Defaults(TaskBlur, 0.05, nil)
+	own.Calls = 10
+	named := own
+	named.Transition = Renoise
+	require.Equal(t, run(own), run(named))
+	own.EtaG = 0
+	named.Transition = DDIM
+	maxAbs(t, "ddim", run(named), run(own), 1e-6)
+	seen := map[float32]Transition{}
+	for _, k := range Transitions() {
+		named.Transition = k
+		x := run(named)[0]
+		if at, ok := seen[x]; ok {
+			t.Errorf("%s gives what %s does", k, at)
+		}
+		seen[x] = k
+	}
 }

@@ -37,6 +37,8 @@ type Parameters struct {
 type Settings struct {
 	Parameters     // where all are zero: Defaults, or LatentDefaults, for the operator's task, the noise level and the schedule
 	Calls      int // budget of denoiser calls, to which K1 and P are scaled; 0: as they are. See Fast and Best
+	// Transition of phase 2 from one timestep to the next, in place of Spin's own.
+	Transition Transition
 	// FirstStage, where set, makes Spin a latent one: the denoiser works on its latents, the operator on its pictures.
 	FirstStage FirstStage
 	Options
@@ -57,6 +59,10 @@ type Settings struct {
 //
 // Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0.
 //
+// With a Transition other than Renoise, the last line of phase 2 is that sampler's, whether x0 was corrected or not; EtaU is
+// the eta of DDIM, and EtaG has no meaning. What multistep samplers remember are the corrected x0, as the measurement then
+// speaks in their extrapolation too, and the e that go with them. Phase 1 stays as it is.
+//
 // When the context ends, the Result holds the best images so far and the error is the context's.
 func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
 	return reconstruct(ctx, p, den, s.FirstStage, s.Options, func(r *run) error {
@@ -65,17 +71,20 @@ func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, er
 		} else if s.Parameters == (Parameters{}) {
 			s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, r.s).Parameters
 		}
-		return r.spin(s.Budget(s.Calls).checked(r))
+		return r.spin(s.Budget(s.Calls).checked(r), s.Transition)
 	})
 }
 
-func (r *run) spin(s Parameters) error {
+func (r *run) spin(s Parameters, by Transition) error {
 	grid := Grid(s.TStar, s.TLow, s.P, s.Power)
 	r.total = s.K1 + len(grid)
 	star := r.s.AlphaBar(s.TStar)
 
 	r.begin(star)
-	for range s.K1 {
+	for i := range s.K1 {
+		if fit := i + r.fits(r.total-i); fit < r.total && i >= s.Budget(max(fit, 1)).K1 {
+			break
+		}
 		by := &correction{rho: r.rho(s.Lam1, s.SDMin, s.TStar), inner: s.Inner1}
 		err := r.step(1, s.TStar, by, func(x0, _ *tensor.Tensor) {
 			r.advance(x0, x0, star, star, 0, math.Sqrt(1-star))
@@ -84,19 +93,28 @@ func (r *run) spin(s Parameters) error {
 			return err
 		}
 	}
-	for i, t := range grid {
+	var way *stepper // nil: Spin's own
+	if by != "" && by != Renoise {
+		way = r.stepper(by, s.EtaU)
+	}
+	i := 0
+	for t, next := range r.path(grid) {
 		var by *correction
 		if i%s.Every == 0 && t >= s.TEnd {
 			by = &correction{rho: r.rho(s.Lam2, s.SDMin, t), inner: s.Inner2}
 		}
-		if i == len(grid)-1 && s.Final && r.latents != nil {
+		if next < 0 && s.Final && r.latents != nil {
 			by = &correction{rho: r.rho(s.Lam2, min(s.SDMin, pictureFloor), t), inner: s.Inner2, last: true}
 		}
 		err := r.step(2, t, by, func(x0, _ *tensor.Tensor) {
-			if i == len(grid)-1 {
+			if next < 0 {
 				return
 			}
-			a, b := r.s.AlphaBar(t), r.s.AlphaBar(grid[i+1])
+			if way != nil {
+				way.advance(x0, t, next)
+				return
+			}
+			a, b := r.s.AlphaBar(t), r.s.AlphaBar(next)
 			s2 := s.EtaU * s.EtaU * (1 - b) / (1 - a) * (1 - a/b)
 			if by != nil {
 				s2 = s.EtaG * s.EtaG * (1 - b)
@@ -106,6 +124,7 @@ func (r *run) spin(s Parameters) error {
 		if err != nil {
 			return err
 		}
+		i++
 	}
 	if k, ok := r.c.Operator.(Keeper); ok && s.Keep && r.c.Sigma == 0 {
 		if err := r.show(); err != nil {
