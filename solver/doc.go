@@ -22,7 +22,7 @@
 //	z0 = E(correct(Dec(z0)))                                       run.correct
 //	DDIM, DDPM, PNDM, DPM-Solver++                                 Transition, stepper.advance
 //	x = n; x0 = D(x,t); x = transition(x, x0)                      Sample
-//	DiffPIR, DDNM+                                                 DiffPIR, DDNM
+//	DiffPIR, DDNM+, DDRM, RED-diff, DAPS, dps-approx               DiffPIR, DDNM, DDRM, REDDiff, DAPS, DPSApprox
 //	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //
 // The correction is computed by the operator's closed form (Proximal), conjugate gradients with a preconditioner

@@ -17,6 +17,18 @@ func (Denoise) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 	return y.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1 / (1 + rho)}, {X: x0, C: rho / (1 + rho)}}})
 }
 
+func (Denoise) Rotate(r *tensor.Tensor, _ bool) *tensor.Tensor { return r }
+func (Denoise) Spectrum(y [4]int) ([]float32, error)           { return repeated(1, y), nil }
+
+// repeated is v for every element of a shape.
+func repeated(v float64, shape [4]int) []float32 {
+	list := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
+	for i := range list {
+		list[i] = float32(v)
+	}
+	return list
+}
+
 var denoiseKind = kind{
 	build: func(*tensor.Device, Spec, int, int, int) (Operator, error) { return Denoise{}, nil },
 	text:  func(Spec) string { return "noisy" },

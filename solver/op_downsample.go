@@ -89,6 +89,29 @@ func (op *Downsample) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 	return d.Separable(nil, r, tensor.Separable{H: op.up[0], W: op.up[1], Alpha: 1, Add: x0, Beta: 1})
 }
 
+// Rotate is the cosine transform that diagonalises A A^T.
+func (op *Downsample) Rotate(r *tensor.Tensor, back bool) *tensor.Tensor {
+	m := op.dct
+	if back {
+		m = op.idct
+	}
+	return r.Device().Separable(nil, r, tensor.Separable{H: m[0], W: m[1], Alpha: 1})
+}
+
+func (op *Downsample) Spectrum(y [4]int) ([]float32, error) {
+	rows, err := op.spectrum[0].Floats()
+	if err != nil {
+		return nil, err
+	}
+	columns, err := op.spectrum[1].Floats()
+	list := repeated(0, y)
+	for i := range list {
+		px := i / y[3]
+		list[i] = rows[px/y[2]%y[1]] * columns[px%y[2]]
+	}
+	return list, err
+}
+
 // Guess is the plain bicubic enlargement.
 func (op *Downsample) Guess(y *tensor.Tensor) *tensor.Tensor {
 	return y.Device().Separable(nil, y, tensor.Separable{H: op.bicubic[0], W: op.bicubic[1], Alpha: 1})

@@ -44,6 +44,10 @@ func (g *Gray) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 	return y.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x0, C: 1}, {X: back, C: 1 / (g.Lipschitz() + rho)}}})
 }
 
+// Spectrum is |w|^2 everywhere, and no pixel needs to be rotated.
+func (g *Gray) Spectrum(y [4]int) ([]float32, error)           { return repeated(g.Lipschitz(), y), nil }
+func (g *Gray) Rotate(r *tensor.Tensor, _ bool) *tensor.Tensor { return r }
+
 // Guess is y in all channels.
 func (g *Gray) Guess(y *tensor.Tensor) *tensor.Tensor {
 	d := y.Device()

@@ -60,6 +60,20 @@ func (op *Inpaint) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 	})
 }
 
+// Spectrum is the mask.
+func (op *Inpaint) Spectrum(y [4]int) ([]float32, error) {
+	list := repeated(0, y)
+	size := len(list) / y[0]
+	for i := range list {
+		if op.masks[i/size%len(op.masks)].Known[i%size/y[3]] {
+			list[i] = 1
+		}
+	}
+	return list, nil
+}
+
+func (op *Inpaint) Rotate(r *tensor.Tensor, _ bool) *tensor.Tensor { return r }
+
 // Keep is y where known, x elsewhere.
 func (op *Inpaint) Keep(x, y *tensor.Tensor) *tensor.Tensor {
 	return y.Device().Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1}}, Mask: op.m, Else: x})

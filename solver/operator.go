@@ -34,6 +34,14 @@ type Preconditioner interface {
 	Precondition(r *tensor.Tensor, rho float64) *tensor.Tensor
 }
 
+// Spectral operators are linear ones with A A^T = U diag(l) U^T in closed form, U orthonormal: Rotate is U^T r, or U r for
+// back, of r in the shape of a measurement, and Spectrum is l for every element of measurements of shape y. They are the
+// squares of A's singular values; DDRM needs them.
+type Spectral interface {
+	Rotate(r *tensor.Tensor, back bool) *tensor.Tensor
+	Spectrum(y [4]int) ([]float32, error)
+}
+
 // Lipschitz operators know a bound L on the Lipschitz constant of the gradient of 1/2 |A(x)-y|^2.
 type Lipschitz interface{ Lipschitz() float64 }
 

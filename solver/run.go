@@ -82,6 +82,7 @@ type run struct {
 	stale    bool
 	draws    int
 	total    int
+	per      int // denoiser calls of a step of the path
 	ahead    int // steps of the path after the one that is being made
 	start    time.Time
 	res      *Result
@@ -116,7 +117,7 @@ func launch(ctx context.Context, d *tensor.Device, den Denoiser, o Options, read
 	defer tensor.Catch(&err)
 	defer d.Tidy(&res.X0)()
 
-	r := &run{ctx: ctx, o: o, s: o.Schedule, den: den, d: d, start: time.Now(), res: res}
+	r := &run{ctx: ctx, o: o, s: o.Schedule, den: den, d: d, per: 1, start: time.Now(), res: res}
 	if r.s == nil {
 		r.s = scheduleOf(den)
 	}
@@ -181,15 +182,15 @@ func (r *run) judge() (err error) {
 	return nil
 }
 
-// fits is how many more steps there is time for, of so many.
-func (r *run) fits(steps int) int {
+// fits is how many more denoiser calls there is time for, of so many.
+func (r *run) fits(calls int) int {
 	if r.o.Deadline.IsZero() || r.res.Calls == 0 {
-		return steps
+		return calls
 	}
 	const margin = 1.1 // steps differ, and the result has to be made as well
 	each := margin * float64(time.Since(r.start)) / float64(r.res.Calls)
-	n := int(min(float64(time.Until(r.o.Deadline))/max(each, 1), float64(steps)))
-	if n < steps {
+	n := int(min(float64(time.Until(r.o.Deadline))/max(each, 1), float64(calls)))
+	if n < calls {
 		r.res.Short = true
 	}
 	return max(n, 0)
@@ -200,7 +201,7 @@ func (r *run) fits(steps int) int {
 func (r *run) path(grid []int) iter.Seq2[int, int] {
 	return func(yield func(t, next int) bool) {
 		for rest := grid; len(rest) > 0; rest = rest[1:] {
-			n := r.fits(len(rest))
+			n := r.fits(r.per*len(rest)) / r.per
 			if n == 0 && r.res.Calls > 0 {
 				return
 			}
@@ -208,7 +209,7 @@ func (r *run) path(grid []int) iter.Seq2[int, int] {
 				rest = append([]int{rest[0]}, thinned(rest[1:], n-1)...)
 			}
 			if r.ahead = len(rest) - 1; !r.o.Deadline.IsZero() {
-				r.total = r.res.Calls + len(rest)
+				r.total = r.res.Calls + r.per*len(rest)
 			}
 			next := -1
 			if r.ahead > 0 {
