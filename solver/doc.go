@@ -21,7 +21,7 @@
 //	the loops of phase 1 and 2                                     run.spin
 //	z0 = E(correct(Dec(z0)))                                       run.correct
 //	DDIM, DDPM, PNDM, DPM-Solver++                                 Transition, stepper.advance
-//	x = n; x0 = D(x,t); x = transition(x, x0)                      Sample
+//	x = n; x0 = D(x,t); x = transition(x, x0)                      Generate
 //	DiffPIR, DDNM+, DDRM, RED-diff, DAPS, dps-approx               DiffPIR, DDNM, DDRM, REDDiff, DAPS, DPSApprox
 //	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //

@@ -177,21 +177,21 @@ func adamsBashforth(at []int, next int) []float64 {
 	return weights
 }
 
-// SampleSettings of Sample.
-type SampleSettings struct {
+// GenerateSettings of Generate.
+type GenerateSettings struct {
 	Sampler   Transition // default DDIM
 	N         int        // denoiser calls, default 50
 	Timesteps []int      // descending; default: N of them, evenly from the noisiest to 0
 	Eta       float64    // share of fresh noise of DDIM, 0 to 1
 	// Window, where above 0, is that of the time-shift sampler; Cutoff is the timestep from which on nothing is shifted. See
-	// Sample.
+	// Generate.
 	Window, Cutoff int
 	// FirstStage of a latent prior: the denoiser works on its latents.
 	FirstStage FirstStage
 	Options
 }
 
-// Sample makes images of the given shape [N,H,W,C] from nothing but noise, with one denoiser call for each of the timesteps:
+// Generate makes images of the given shape [N,H,W,C] from nothing but noise, with one denoiser call for each of the timesteps:
 //
 //	x = n;  for every timestep: x0 = D(x, t), x = transition(x, x0)                   the last x0 is the result
 //
@@ -201,14 +201,14 @@ type SampleSettings struct {
 // that timestep; it never goes below the next one. As every image has its own, there may be only one.
 //
 // When the context ends, the Result holds the best images so far and the error is the context's.
-func Sample(ctx context.Context, d *tensor.Device, den Denoiser, shape [4]int, s SampleSettings) (res *Result, err error) {
+func Generate(ctx context.Context, d *tensor.Device, den Denoiser, shape [4]int, s GenerateSettings) (res *Result, err error) {
 	if d == nil || den == nil {
 		return nil, fmt.Errorf("solver: device and denoiser must be given")
 	}
 	defer tensor.Catch(&err)
 	for _, n := range shape {
 		if n < 1 || n > maxSide {
-			tensor.Fail("solver.Sample", "images of shape %v", shape)
+			tensor.Fail("solver.Generate", "images of shape %v", shape)
 		}
 	}
 	return launch(ctx, d, den, s.Options, func(r *run) error { return r.blank(shape, s.FirstStage) }, func(r *run) error {
@@ -231,8 +231,8 @@ func (r *run) blank(shape [4]int, stage FirstStage) error {
 	return nil
 }
 
-func (r *run) sample(s SampleSettings) error {
-	const op = "solver.Sample"
+func (r *run) sample(s GenerateSettings) error {
+	const op = "solver.Generate"
 	grid := s.Timesteps
 	if grid == nil {
 		grid = r.wholeGrid(int(or(float64(s.N), 50)))

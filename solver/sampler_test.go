@@ -102,7 +102,7 @@ func TestSamplersAgainstDiffusers(t *testing.T) {
 			}
 			den := prior.exact(ModelOptions{NoClip: !k.Clip, Threshold: k.Threshold})
 			step := 0
-			r, err := Sample(context.Background(), d, den, shape, SampleSettings{
+			r, err := Generate(context.Background(), d, den, shape, GenerateSettings{
 				Sampler: k.Sampler, Timesteps: k.Timesteps, Eta: k.Eta,
 				Options: Options{Noise: noise, trace: func(s trace) {
 					if step > 0 { // x before a call is what the step before made
@@ -181,7 +181,7 @@ func TestChainsOfGuidedDiffusion(t *testing.T) {
 				}
 				return x.Device().From(v, x.N(), x.H(), x.W(), x.C())
 			}, ModelOptions{Schedule: s})
-			r, err := Sample(context.Background(), d, den, shape, SampleSettings{
+			r, err := Generate(context.Background(), d, den, shape, GenerateSettings{
 				Timesteps: grid, Eta: float64(eta), Options: Options{Noise: append(played{start}, fresh...)},
 			})
 			require.NoError(t, err)
@@ -197,7 +197,7 @@ func TestTimeShift(t *testing.T) {
 	_, prior := smallProblem(t, d, "denoise", 1)
 	grid := Grid(999, 0, 15, 1)
 	var told []int
-	r, err := Sample(context.Background(), d, prior.exact(ModelOptions{NoClip: true}), [4]int{1, 12, 16, 3}, SampleSettings{
+	r, err := Generate(context.Background(), d, prior.exact(ModelOptions{NoClip: true}), [4]int{1, 12, 16, 3}, GenerateSettings{
 		Timesteps: grid, Window: window, Cutoff: cutoff, Options: Options{Seed: 3, trace: func(s trace) { told = append(told, s.t) }},
 	})
 	require.NoError(t, err)
@@ -234,7 +234,7 @@ func TestTimeShift(t *testing.T) {
 	require.Equal(t, want, told)
 	require.NotEqual(t, grid, told, "nothing was shifted")
 	near(t, "result", floats(t, r.X0), x, 2e-5)
-	_, err = Sample(context.Background(), d, prior, [4]int{2, 12, 16, 3}, SampleSettings{Window: 2})
+	_, err = Generate(context.Background(), d, prior, [4]int{2, 12, 16, 3}, GenerateSettings{Window: 2})
 	require.ErrorContains(t, err, "one image")
 }
 
@@ -273,18 +273,18 @@ func near(t testing.TB, what string, got []float32, want []float64, bound float6
 func TestSamplesOfGaussian(t *testing.T) {
 	const mu, variance, side = 0.3, 0.05, 100
 	for name, k := range map[string]struct {
-		s    SampleSettings
+		s    GenerateSettings
 		bias float64 // relative, of the standard deviation, with 400 calls
 	}{
-		"ddim": {SampleSettings{}, 0.02}, "ddim, eta 0.5": {SampleSettings{Eta: 0.5}, 0.025},
-		"ddpm": {SampleSettings{Sampler: DDPM}, 0.04}, "ddpm-large": {SampleSettings{Sampler: DDPMLarge}, 0.04},
-		"pndm": {SampleSettings{Sampler: PNDM}, 0.01}, "dpmpp": {SampleSettings{Sampler: DPMPP}, 0.01}, "dpmpp3": {SampleSettings{Sampler: DPMPP3}, 0.01},
+		"ddim": {GenerateSettings{}, 0.02}, "ddim, eta 0.5": {GenerateSettings{Eta: 0.5}, 0.025},
+		"ddpm": {GenerateSettings{Sampler: DDPM}, 0.04}, "ddpm-large": {GenerateSettings{Sampler: DDPMLarge}, 0.04},
+		"pndm": {GenerateSettings{Sampler: PNDM}, 0.01}, "dpmpp": {GenerateSettings{Sampler: DPMPP}, 0.01}, "dpmpp3": {GenerateSettings{Sampler: DPMPP3}, 0.01},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := device(t)
 			prior := &gaussianPrior{s: Linear(1000, 1e-4, 0.02), mu: []float32{mu}, variance: []float32{variance}}
 			k.s.N, k.s.Seed = 400, 11
-			r, err := Sample(context.Background(), d, prior.exact(ModelOptions{NoClip: true}), [4]int{1, side, side, 1}, k.s)
+			r, err := Generate(context.Background(), d, prior.exact(ModelOptions{NoClip: true}), [4]int{1, side, side, 1}, k.s)
 			require.NoError(t, err)
 			var x []float64
 			for _, v := range floats(t, r.X0) {
@@ -308,7 +308,7 @@ func TestSampleRules(t *testing.T) {
 			_, prior := smallProblem(t, d, "denoise", 1)
 			live := d.Stats().Live
 			run := func(n int, o Options) []float32 {
-				r, err := Sample(context.Background(), d, prior, [4]int{n, 12, 16, 3}, SampleSettings{Sampler: kind, N: 7, Eta: 0.3, Options: o})
+				r, err := Generate(context.Background(), d, prior, [4]int{n, 12, 16, 3}, GenerateSettings{Sampler: kind, N: 7, Eta: 0.3, Options: o})
 				require.NoError(t, err)
 				require.Equal(t, 7, r.Calls)
 				require.Nil(t, r.Residual)
@@ -326,11 +326,11 @@ func TestSampleRules(t *testing.T) {
 			require.Equal(t, live, d.Stats().Live)
 
 			ctx, cancel := context.WithCancel(context.Background())
-			r, err := Sample(ctx, d, prior, [4]int{1, 12, 16, 3}, SampleSettings{Sampler: kind, Options: Options{Progress: func(Progress) { cancel() }}})
+			r, err := Generate(ctx, d, prior, [4]int{1, 12, 16, 3}, GenerateSettings{Sampler: kind, Options: Options{Progress: func(Progress) { cancel() }}})
 			require.ErrorIs(t, err, context.Canceled)
 			require.Equal(t, 1, r.Calls)
 			prior.calls, prior.broken = 0, 3
-			_, err = Sample(context.Background(), d, prior, [4]int{1, 12, 16, 3}, SampleSettings{Sampler: kind})
+			_, err = Generate(context.Background(), d, prior, [4]int{1, 12, 16, 3}, GenerateSettings{Sampler: kind})
 			require.ErrorIs(t, err, ErrNumeric)
 			require.ErrorContains(t, err, "denoiser call 3 of 50")
 		})
@@ -343,17 +343,17 @@ func TestSampleRefusals(t *testing.T) {
 	one := [4]int{1, 12, 16, 3}
 	for name, c := range map[string]struct {
 		shape [4]int
-		s     SampleSettings
+		s     GenerateSettings
 	}{
-		"sampler": {one, SampleSettings{Sampler: "euler"}}, "eta": {one, SampleSettings{Eta: 2}}, "no images": {[4]int{0, 12, 16, 3}, SampleSettings{}},
-		"ascending": {one, SampleSettings{Timesteps: []int{3, 5}}}, "outside": {one, SampleSettings{Timesteps: []int{1000, 5}}},
-		"calls": {one, SampleSettings{N: -1}}, "window": {one, SampleSettings{Window: -1}},
+		"sampler": {one, GenerateSettings{Sampler: "euler"}}, "eta": {one, GenerateSettings{Eta: 2}}, "no images": {[4]int{0, 12, 16, 3}, GenerateSettings{}},
+		"ascending": {one, GenerateSettings{Timesteps: []int{3, 5}}}, "outside": {one, GenerateSettings{Timesteps: []int{1000, 5}}},
+		"calls": {one, GenerateSettings{N: -1}}, "window": {one, GenerateSettings{Window: -1}},
 	} {
-		r, err := Sample(context.Background(), d, prior, c.shape, c.s)
+		r, err := Generate(context.Background(), d, prior, c.shape, c.s)
 		require.Error(t, err, name)
 		require.Nil(t, r, name)
 	}
-	_, err := Sample(context.Background(), nil, prior, one, SampleSettings{})
+	_, err := Generate(context.Background(), nil, prior, one, GenerateSettings{})
 	require.Error(t, err)
 	require.Panics(t, func() { FromModel(nil, ModelOptions{Threshold: 1.5}) })
 }
@@ -363,7 +363,7 @@ func TestLatentSample(t *testing.T) {
 	d := device(t)
 	m := newToy(t, 5, 6, 3)
 	var z []float32
-	r, err := Sample(context.Background(), d, m, [4]int{1, 5, 6, 3}, SampleSettings{N: 6, Sampler: DPMPP, FirstStage: m, Options: Options{Seed: 1, trace: func(s trace) {
+	r, err := Generate(context.Background(), d, m, [4]int{1, 5, 6, 3}, GenerateSettings{N: 6, Sampler: DPMPP, FirstStage: m, Options: Options{Seed: 1, trace: func(s trace) {
 		require.Equal(t, [4]int{1, 4, 4, toyLatents}, s.x.Shape())
 		if s.t == 0 {
 			z = floats(t, s.at)
