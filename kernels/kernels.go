@@ -337,17 +337,19 @@ type Filter struct {
 }
 
 // Deconvolve divides by the squared spectrum of a kernel, on images without borders: what leaves on one side comes back on
-// the other. With the two-dimensional Fourier transform F, and k the transform of the kernel laid on an image of the same
+// the other. With the two-dimensional Fourier transform F, and k the transform of the kernel laid on a circle of the same
 // size, as often around it as it is large,
 //
-//	Dst = F^-1[ F Src / (|k|^2 + Rho) ]
+//	Dst = S^T F^-1[ F S Src / (|k|^2 + Rho) ]
 //
+// S lays the image on a circle in both directions, with borders that fade out as Fading says; without Fade it changes nothing.
 // This is symmetric and positive definite. Rho must be above zero; the relative rounding error of the whole image grows up
 // to that of the transforms times the ratio of the largest to the smallest divisor. Dst may be Src itself.
 type Deconvolve struct {
 	Dst, Src View
 	Kernel   PreparedFilter
 	Rho      float32
+	Fade     int // over so many pixels
 }
 
 // Term is one summand of Blend: C * Num/Den * X, with Num and Den [N,1,1,1], read on the device, or absent. A quotient

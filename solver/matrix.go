@@ -140,36 +140,6 @@ func correlation(n int, k []float64) *matrix {
 	})
 }
 
-// fading is the matrix that lays n pixels on a circle with room for both borders to fade out into their mirror images, as
-// the window of a lapped transform does: a pixel i from the first or last one goes to its place with weight cos a, and to
-// its mirror image outside with sin a, a = pi/4 (1 - i/width). The columns are orthonormal.
-func fading(n int) *matrix {
-	const most = 8 // wider is better for symmetric kernels and worse for others
-	width := min(most, n/2)
-	size := kernels.FastSize(n + 2*width)
-	shares := func(i int) (cos, sin float64) {
-		if i == 0 || i >= width {
-			return 1, 0
-		}
-		sin, cos = math.Sincos(math.Pi / 4 * (1 - float64(i)/float64(width)))
-		return cos, sin
-	}
-	return newMatrix(size, n, func(at int, add func(j int, v float64)) {
-		after, before := at-(n-1), size-at // distances from the last pixel and, around the circle, from the first
-		switch {
-		case at < n:
-			cos, _ := shares(min(at, n-1-at))
-			add(at, cos)
-		case after < width:
-			_, sin := shares(after)
-			add(n-1-after, sin)
-		case before < width:
-			_, sin := shares(before)
-			add(before, sin)
-		}
-	})
-}
-
 // selection is the matrix with a single one in every row i, at column at(i).
 func selection(rows, cols int, at func(i int) int) *matrix {
 	return newMatrix(rows, cols, func(i int, add func(j int, v float64)) { add(at(i), 1) })

@@ -19,9 +19,7 @@ type Blur struct {
 	along     [2]*tensor.Matrix // separable kernels: over rows and over columns
 	back      [2]*tensor.Matrix // their transposes
 	spectrum  *tensor.FilterKernel
-	circle    [2]*tensor.Matrix // fading of columns and of rows
-	uncircle  [2]*tensor.Matrix // their transposes
-	lipschitz float64           // 0 until it is asked for
+	lipschitz float64 // 0 until it is asked for
 }
 
 // NewBlur readies the operator for images of h x w on a device.
@@ -33,10 +31,6 @@ func NewBlur(d *tensor.Device, h, w int, k *BlurKernel) (op *Blur, err error) {
 	op = &Blur{kernel: k, d: d, h: h, w: w}
 	t := k.trimmed()
 	op.spectrum = d.FilterKernel(kernels.FilterWeights{H: t.H, W: t.W, K: t.K})
-	for axis, n := range [2]int{h, w} {
-		m := fading(n)
-		op.circle[axis], op.uncircle[axis] = d.Matrix(m.banded()), d.Matrix(m.transposed().banded())
-	}
 	if column, row, ok := t.factors(); ok {
 		mh, mw := correlation(h, column), correlation(w, row)
 		op.along = [2]*tensor.Matrix{d.Matrix(mh.banded()), d.Matrix(mw.banded())}
@@ -65,9 +59,8 @@ func (op *Blur) VJP(_, r *tensor.Tensor) *tensor.Tensor {
 
 // Precondition solves with the blur of a picture without borders, on a circle on which the borders fade out.
 func (op *Blur) Precondition(r *tensor.Tensor, rho float64) *tensor.Tensor {
-	laid := op.d.Separable(nil, r, tensor.Separable{H: op.circle[0], W: op.circle[1], Alpha: 1})
-	op.d.Deconvolve(laid, laid, op.spectrum, rho)
-	return op.d.Separable(nil, laid, tensor.Separable{H: op.uncircle[0], W: op.uncircle[1], Alpha: 1})
+	const fade = 8 // wider is better for symmetric kernels and worse for others
+	return op.d.Deconvolve(nil, r, op.spectrum, rho, fade)
 }
 
 // Guess is y.

@@ -360,25 +360,6 @@ func minimiser(k *BlurKernel, shape [4]int, x0, y []float32, rho float64) []floa
 	return out
 }
 
-// The matrix that lays pixels on a circle has orthonormal columns, so that a preconditioner keeps within the bounds of
-// the spectrum.
-func TestFading(t *testing.T) {
-	for n := 1; n < 80; n++ {
-		m := fading(n).transposed()
-		for i, a := range m.w {
-			for j, b := range m.w {
-				var sum float64
-				for k, v := range a {
-					if at := m.first[i] + k - m.first[j]; at >= 0 && at < len(b) {
-						sum += v * b[at]
-					}
-				}
-				require.InDelta(t, map[bool]float64{true: 1}[i == j], sum, 1e-12, "%d pixels, columns %d and %d", n, i, j)
-			}
-		}
-	}
-}
-
 // W W^T is diagonal in the DCT-II basis, with the eigenvalues that the operator uses.
 func TestDownsampleSpectrum(t *testing.T) {
 	for _, c := range [][2]int{{8, 2}, {32, 4}, {64, 16}, {16, 16}, {21, 7}, {9, 3}, {30, 5}, {512, 2}} {

@@ -177,9 +177,9 @@ func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
 	return dst
 }
 
-// Deconvolve divides src by the squared spectrum of a kernel plus rho, without borders, into dst, which may be src; see
-// kernels.Deconvolve.
-func (d *Device) Deconvolve(dst, src *Tensor, k *FilterKernel, rho float64) *Tensor {
+// Deconvolve divides src by the squared spectrum of a kernel plus rho, without borders or with such that fade out over a number
+// of pixels, into dst, which may be src; see kernels.Deconvolve.
+func (d *Device) Deconvolve(dst, src *Tensor, k *FilterKernel, rho float64, fade int) *Tensor {
 	const op = "tensor.Deconvolve"
 	if k.d != d {
 		Fail(op, "filter of another device")
@@ -187,11 +187,14 @@ func (d *Device) Deconvolve(dst, src *Tensor, k *FilterKernel, rho float64) *Ten
 	if !(float32(rho) > 0) {
 		Fail(op, "weight %v, expected a positive number", rho)
 	}
+	if fade < 0 {
+		Fail(op, "fading over %d pixels, expected 0 or more", fade)
+	}
 	if dst == nil {
 		dst = d.New(src.N(), src.H(), src.W(), src.C())
 	}
 	sameShape(op, src, dst, "destination")
-	d.b.Deconvolve(&kernels.Deconvolve{Dst: d.own(op, dst), Src: d.view(op, src), Kernel: k.k, Rho: float32(rho)})
+	d.b.Deconvolve(&kernels.Deconvolve{Dst: d.own(op, dst), Src: d.view(op, src), Kernel: k.k, Rho: float32(rho), Fade: fade})
 	return dst
 }
 

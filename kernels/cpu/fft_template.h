@@ -184,19 +184,26 @@ static void fft_columns(const fft_plan *f, const float *src, float *dst, long pi
 }
 
 // A filter by Fourier transforms multiplies spectra on a circle that the picture fits on with its margin. Two channels are
-// the parts of one complex plane. Maps say for each place of the circle which pixel it is a copy of, or is added to; -1
-// is none. Filling the circle by one map and emptying it by the other is the filter; exchanged, its transpose.
+// the parts of one complex plane. Filling the circle by one map and emptying it by the other is the filter; exchanged, its
+// transpose.
+
+INL vf weighed(circle_map m, long x, const float *p) { return m.weight ? load(p) * m.weight[x] : load(p); }
+
+// added: sum += weight * (re, im), for a place x of the circle.
+INL void added(circle_map m, long x, float *sum, const float *p) {
+	store(sum, load(sum) + weighed(m, x, p)), store(sum + LANES, load(sum + LANES) + weighed(m, x, p + LANES));
+}
 
 // circle_in fills circles of f->n pixels with up to LANES rows of w pixels and transforms them. dst: for every two channels
 // a plane whose rows are `pitch` floats, planes `plane` floats apart.
-static void circle_in(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, const int *map, long plane, float *scratch) {
+static void circle_in(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, circle_map map, long plane, float *scratch) {
 	float *z = scratch + (long)w * c * LANES, *work = z + 2 * LANES * (long)f->n;
 	rows_in(src, scratch, rows, (long)w * c);
 	for (int i = 0; i < c; i += 2, dst += plane) {
 		for (long x = 0; x < f->n; x++) {
-			const float *p = scratch + ((long)map[x] * c + i) * LANES;
-			store(z + 2 * x * LANES, map[x] < 0 ? splat(0) : load(p));
-			store(z + (2 * x + 1) * LANES, map[x] < 0 || i + 1 == c ? splat(0) : load(p + LANES));
+			const float *p = scratch + ((long)map.at[x] * c + i) * LANES;
+			store(z + 2 * x * LANES, map.at[x] < 0 ? splat(0) : weighed(map, x, p));
+			store(z + (2 * x + 1) * LANES, map.at[x] < 0 || i + 1 == c ? splat(0) : weighed(map, x, p + LANES));
 		}
 		transform(f, z, z + LANES, 2 * LANES, work);
 		rows_out(z, dst, rows, 2 * (long)f->n, 1, 0, 0);
@@ -205,12 +212,17 @@ static void circle_in(const fft_plan *f, const float *src, float *dst, int rows,
 
 // circle_columns fills circles of f->n pixels with up to LANES columns of one plane, multiplies their transforms by the
 // spectrum or its conjugate, or divides them by its square plus rho, and empties them into h rows of the same columns.
-static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, int columns, const int *in, const int *out,
+static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, int columns, circle_map in, circle_map out,
 	const float *spectrum, int how, float rho, float *scratch) {
 	float *z = scratch, *sum = z + 2 * LANES * (long)f->n, *work = sum + 2 * LANES * (long)h;
 	for (long y = 0; y < f->n; y++) {
-		if (in[y] < 0) store(z + 2 * y * LANES, splat(0)), store(z + (2 * y + 1) * LANES, splat(0));
-		else gather(z + 2 * y * LANES, plane + in[y] * pitch, columns);
+		float *p = z + 2 * y * LANES;
+		if (in.at[y] < 0) {
+			store(p, splat(0)), store(p + LANES, splat(0));
+			continue;
+		}
+		gather(p, plane + in.at[y] * pitch, columns);
+		if (in.weight) store(p, weighed(in, y, p)), store(p + LANES, weighed(in, y, p + LANES));
 	}
 	transform(f, z, z + LANES, 2 * LANES, work);
 	for (long y = 0; y < f->n; y++) {
@@ -227,15 +239,13 @@ static void circle_columns(const fft_plan *f, float *plane, int h, long pitch, i
 	transform(f, z + LANES, z, 2 * LANES, work);
 	memset(sum, 0, sizeof *sum * 2 * LANES * h);
 	for (long y = 0; y < f->n; y++) {
-		if (out[y] < 0) continue;
-		float *p = sum + 2 * LANES * (long)out[y];
-		store(p, load(p) + load(z + 2 * y * LANES)), store(p + LANES, load(p + LANES) + load(z + (2 * y + 1) * LANES));
+		if (out.at[y] >= 0) added(out, y, sum + 2 * LANES * (long)out.at[y], z + 2 * y * LANES);
 	}
 	for (long y = 0; y < h; y++) scatter(plane + y * pitch, load(sum + 2 * y * LANES), load(sum + (2 * y + 1) * LANES), columns);
 }
 
 // circle_out transforms up to LANES rows of the planes back and empties the circles: dst = alpha * rows + beta * add.
-static void circle_out(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, const int *map, long plane,
+static void circle_out(const fft_plan *f, const float *src, float *dst, int rows, int w, int c, circle_map map, long plane,
 	float alpha, const float *add, float beta, float *scratch) {
 	float *z = scratch + (long)w * c * LANES, *work = z + 2 * LANES * (long)f->n;
 	memset(scratch, 0, sizeof *scratch * w * c * LANES);
@@ -243,10 +253,10 @@ static void circle_out(const fft_plan *f, const float *src, float *dst, int rows
 		rows_in(src, z, rows, 2 * (long)f->n);
 		transform(f, z + LANES, z, 2 * LANES, work);
 		for (long x = 0; x < f->n; x++) {
-			if (map[x] < 0) continue;
-			float *p = scratch + ((long)map[x] * c + i) * LANES;
-			store(p, load(p) + load(z + 2 * x * LANES));
-			if (i + 1 < c) store(p + LANES, load(p + LANES) + load(z + (2 * x + 1) * LANES));
+			if (map.at[x] < 0) continue;
+			float *p = scratch + ((long)map.at[x] * c + i) * LANES;
+			if (i + 1 < c) added(map, x, p, z + 2 * x * LANES);
+			else store(p, load(p) + weighed(map, x, z + 2 * x * LANES));
 		}
 	}
 	rows_out(scratch, dst, rows, (long)w * c, alpha, add, beta);

@@ -172,27 +172,28 @@ func (b *Backend) Fourier(a *kernels.Fourier) {
 
 // circle is what a filter needs to work on images of one size by Fourier transforms.
 type circle struct {
-	h, w     int        // of the images
-	fh, fw   int        // of the circle
-	inside   [2][]int32 // along rows and columns: the pixel at each place, -1 outside of the image
-	mirrored [2][]int32 // the pixel that each place of image and margin mirrors, -1 outside of both
-	spectrum []float32  // of the kernel, [fh][fw][2]
+	h, w     int       // of the images
+	fade     int       // of the borders
+	fh, fw   int       // of the circle
+	inside   [2]places // along rows and columns: the pixel at each place, -1 outside of the image
+	mirrored [2]places // the pixel that each place of image and margin mirrors, -1 outside of both
+	spectrum []float32 // of the kernel, [fh][fw][2]
 }
 
-// circleFor readies a filter for images of h x w. It keeps the last size. A torus is as large as the image; otherwise there
-// is room for the kernel's margin.
-func (b *Backend) circleFor(f *filter, h, w int, torus bool) *circle {
-	kept := &f.circle
-	if torus {
-		kept = &f.torus
+// places are a map of the places of a circle; without weights all are 1.
+type places struct {
+	at     []int32
+	weight []float32
+}
+
+func (p places) c() (*C.int, *C.float) { return ints(p.at), ptr(p.weight) }
+
+// circleFor readies a filter for images of h x w, with room for the kernel's margin. It keeps the last size.
+func (b *Backend) circleFor(f *filter, h, w int) *circle {
+	if f.circle != nil && f.circle.h == h && f.circle.w == w {
+		return f.circle
 	}
-	if *kept != nil && (*kept).h == h && (*kept).w == w {
-		return *kept
-	}
-	z := &circle{h: h, w: w, fh: h, fw: w}
-	if !torus {
-		z.fh, z.fw = kernels.FastSize(h+f.h-1), kernels.FastSize(w+f.w-1)
-	}
+	z := &circle{h: h, w: w, fh: kernels.FastSize(h + f.h - 1), fw: kernels.FastSize(w + f.w - 1)}
 	for axis, n := range [2]int{h, w} {
 		size, k := [2]int{z.fh, z.fw}[axis], [2]int{f.h, f.w}[axis]
 		for i := range size {
@@ -203,23 +204,43 @@ func (b *Backend) circleFor(f *filter, h, w int, torus bool) *circle {
 			if i < n+k-1 {
 				mirrored = int32(mirror(i-k/2, n))
 			}
-			z.inside[axis], z.mirrored[axis] = append(z.inside[axis], inside), append(z.mirrored[axis], mirrored)
+			z.inside[axis].at, z.mirrored[axis].at = append(z.inside[axis].at, inside), append(z.mirrored[axis].at, mirrored)
 		}
 	}
+	b.transformKernel(z, f)
+	f.circle = z
+	return z
+}
+
+// torusFor readies a filter for images of h x w whose borders fade out. It keeps the last size.
+func (b *Backend) torusFor(f *filter, h, w, fade int) *circle {
+	if f.torus != nil && f.torus.h == h && f.torus.w == w && f.torus.fade == fade {
+		return f.torus
+	}
+	z := &circle{h: h, w: w, fade: fade}
+	for axis, n := range [2]int{h, w} {
+		z.inside[axis].at, z.inside[axis].weight = kernels.Fading(n, fade)
+	}
+	z.fh, z.fw = len(z.inside[0].at), len(z.inside[1].at)
+	b.transformKernel(z, f)
+	f.torus = z
+	return z
+}
+
+// transformKernel lays the kernel on the circle and transforms it.
+func (b *Backend) transformKernel(z *circle, f *filter) {
 	z.spectrum = make([]float32, 2*z.fh*z.fw)
 	for i, k := range f.k {
 		z.spectrum[2*(int(f.dy[i])%z.fh*z.fw+int(f.dx[i])%z.fw)] += k
 	}
 	b.rows(b.transform(z.fw), z.spectrum, z.spectrum, z.fh, 2, false)
 	b.columns(b.transform(z.fh), z.spectrum, z.spectrum, 1, 2*z.fw, false, 1)
-	*kept = z
-	return z
 }
 
 // convolve is Filter by Fourier transforms.
 func (b *Backend) convolve(a *kernels.Filter) {
 	b.forget()
-	z := b.circleFor(a.Kernel.(*filter), a.Src.H, a.Src.W, false)
+	z := b.circleFor(a.Kernel.(*filter), a.Src.H, a.Src.W)
 	if a.Adjoint {
 		b.circular(z, a, z.inside, z.mirrored, C.TIMES, 0)
 	} else {
@@ -230,13 +251,13 @@ func (b *Backend) convolve(a *kernels.Filter) {
 // Deconvolve is a filter that divides spectra.
 func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
 	b.forget()
-	z := b.circleFor(a.Kernel.(*filter), a.Src.H, a.Src.W, true)
+	z := b.torusFor(a.Kernel.(*filter), a.Src.H, a.Src.W, a.Fade)
 	b.circular(z, &kernels.Filter{Dst: a.Dst, Src: a.Src, Alpha: 1}, z.inside, z.inside, C.OVER_SQUARE, a.Rho)
 }
 
 // circular is a filter on a circle that is filled by one map and emptied by another: rows forth, columns forth and back
 // with the spectrum in between, rows back.
-func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2][]int32, how C.int, rho float32) {
+func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2]places, how C.int, rho float32) {
 	c, lanes := a.Src.C, int(b.lv.lanes)
 	rows, columns := b.transform(z.fw), b.transform(z.fh)
 	alpha := float64(a.Alpha) / float64(z.fh*z.fw)
@@ -244,17 +265,21 @@ func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2][]int32, how
 	plane := z.h * pitch
 	frame := b.grow(&b.shared, planes*plane)
 	bands, tiles := (z.h+lanes-1)/lanes, (z.fw+lanes-1)/lanes
+	inRows, inRowsWeight := in[0].c()
+	inColumns, inColumnsWeight := in[1].c()
+	outRows, outRowsWeight := out[0].c()
+	outColumns, outColumnsWeight := out[1].c()
 	for n := range a.Src.N {
 		src, dst, add := floats(a.Src.Image(n)), floats(a.Dst.Image(n)), floats(of(a.Add, n))
 		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
 			y := t * lanes
 			C.call_circle_in(b.lv, rows, ptr(src[y*line:]), ptr(frame[y*pitch:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
-				ints(in[1]), C.long(plane), ptr(scratch))
+				inColumns, inColumnsWeight, C.long(plane), ptr(scratch))
 		})
 		b.each(planes*tiles, 2*(z.fh+z.h)*lanes+b.room(columns), func(t int, scratch []float32) {
 			x := t % tiles * lanes
 			C.call_circle_columns(b.lv, columns, ptr(frame[t/tiles*plane+2*x:]), C.int(z.h), C.long(pitch), C.int(min(lanes, z.fw-x)),
-				ints(in[0]), ints(out[0]), ptr(z.spectrum[2*x:]), how, C.float(rho), ptr(scratch))
+				inRows, inRowsWeight, outRows, outRowsWeight, ptr(z.spectrum[2*x:]), how, C.float(rho), ptr(scratch))
 		})
 		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
 			y := t * lanes
@@ -263,7 +288,7 @@ func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2][]int32, how
 				more = ptr(add[y*line:])
 			}
 			C.call_circle_out(b.lv, rows, ptr(frame[y*pitch:]), ptr(dst[y*line:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
-				ints(out[1]), C.long(plane), C.float(alpha), more, C.float(a.Beta), ptr(scratch))
+				outColumns, outColumnsWeight, C.long(plane), C.float(alpha), more, C.float(a.Beta), ptr(scratch))
 		})
 	}
 }

@@ -79,6 +79,12 @@ typedef struct fft_plan {
 	const float *spectrum;              // the transform of its conjugate, divided by the length of the convolution
 } fft_plan;
 
+// circle_map says for each place of a circle which pixel it is a copy of, or is added to, times a weight; -1 is none.
+typedef struct {
+	const int *at;
+	const float *weight; // null: all are 1
+} circle_map;
+
 typedef struct {
 	int lanes; // floats per vector
 	int panel; // output channels per packed panel
@@ -117,10 +123,10 @@ typedef struct {
 	float (*fma_chains)(long steps); // FMA_CHAINS vectors, one multiply-add each per step; the result has no meaning
 	void (*fft_rows)(const fft_plan *, const float *src, float *dst, int rows, int c, int inverse, float *scratch);
 	void (*fft_columns)(const fft_plan *, const float *src, float *dst, long pitch, int columns, int inverse, float scale, float *scratch);
-	void (*circle_in)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane, float *scratch);
-	void (*circle_columns)(const fft_plan *, float *plane, int h, long pitch, int columns, const int *in, const int *out,
+	void (*circle_in)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, circle_map map, long plane, float *scratch);
+	void (*circle_columns)(const fft_plan *, float *plane, int h, long pitch, int columns, circle_map in, circle_map out,
 		const float *spectrum, int how, float rho, float *scratch);
-	void (*circle_out)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, const int *map, long plane,
+	void (*circle_out)(const fft_plan *, const float *src, float *dst, int rows, int w, int c, circle_map map, long plane,
 		float alpha, const float *add, float beta, float *scratch);
 } level;
 

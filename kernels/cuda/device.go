@@ -72,6 +72,7 @@ type Backend struct {
 	closed bool
 
 	tables  map[int]device // of Fourier transforms, by length
+	layings map[layingKey]*laying
 	scratch device
 	room    int // bytes of scratch
 	moves   int // times that memory which launches may name was given back
@@ -108,7 +109,7 @@ func Open(o Options) (kernels.Backend, error) {
 	b := &Backend{
 		name:   fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor),
 		jobs:   make(chan func(), ahead),
-		tables: map[int]device{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
+		tables: map[int]device{}, layings: map[layingKey]*laying{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
 	}
 	ready := make(chan error)
 	go func() {

@@ -95,7 +95,7 @@ func TestDeconvolve(t *testing.T) {
 	run := func(h, w int) []float32 {
 		v, out := kernels.View{Buf: buf, N: 1, H: h, W: w, C: 1}, make([]float32, len(src))
 		b.Upload(v, src)
-		b.Deconvolve(&kernels.Deconvolve{Dst: v, Src: v, Kernel: f, Rho: 0.1})
+		b.Deconvolve(&kernels.Deconvolve{Dst: v, Src: v, Kernel: f, Rho: 0.1, Fade: 2})
 		require.NoError(t, b.Download(out, v))
 		return out
 	}

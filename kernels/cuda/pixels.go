@@ -51,18 +51,29 @@ func (m *matrix) args() C.band_args {
 
 // Separable takes the rows of the image, then the columns.
 func (b *Backend) Separable(s *kernels.Separable) {
-	h, w := s.H.(*matrix), s.W.(*matrix)
-	line, n := s.Src.W*s.Src.C, s.Src.N*h.rows*s.Src.W*s.Src.C
-	between := C.ulonglong(b.shared(4 * n))
-	rows := h.args()
-	rows.dst, rows.src, rows.count, rows.inner = between, at(s.Src), C.longlong(n), C.longlong(line)
-	each(b, "band_rows", n, rows)
-	cols := w.args()
-	cols.dst, cols.src, cols.count, cols.inner = at(s.Dst), between, C.longlong(s.Dst.Len()), C.longlong(s.Dst.C)
-	cols.h, cols.w, cols.c = C.int(s.Dst.H), C.int(s.Dst.W), C.int(s.Dst.C)
-	cols.row_spectrum, cols.col_spectrum, cols.rho = at(s.RowSpectrum), at(s.ColSpectrum), C.float(s.Rho)
-	cols.alpha, cols.add, cols.beta = C.float(s.Alpha), at(s.Add), C.float(s.Beta)
-	each(b, "band_cols", s.Dst.Len(), cols)
+	h, w, line := s.H.(*matrix), s.W.(*matrix), s.Src.W*s.Src.C
+	between := C.ulonglong(b.shared(4 * s.Src.N * h.rows * line))
+	b.bands(between, at(s.Src), h, s.Src.N, line)
+	b.finish(at(s.Dst), between, h, w, s.Src.N, s.Src.C, C.band_args{
+		row_spectrum: at(s.RowSpectrum), col_spectrum: at(s.ColSpectrum), rho: C.float(s.Rho),
+		alpha: C.float(s.Alpha), add: at(s.Add), beta: C.float(s.Beta),
+	})
+}
+
+// bands is the first pass of a separable map: dst = m src for images of rows of so many floats.
+func (b *Backend) bands(dst, src C.device_floats, m *matrix, images, line int) {
+	a, n := m.args(), images*m.rows*line
+	a.dst, a.src, a.count, a.inner = dst, src, C.longlong(n), C.longlong(line)
+	each(b, "band_rows", n, a)
+}
+
+// finish is the second pass: dst = src w^T for images of h.rows rows, and what follows says of it.
+func (b *Backend) finish(dst, src C.device_floats, h, w *matrix, images, c int, follows C.band_args) {
+	a, n := w.args(), images*h.rows*w.rows*c
+	a.dst, a.src, a.count, a.inner, a.h, a.w, a.c = dst, src, C.longlong(n), C.longlong(c), C.int(h.rows), C.int(w.rows), C.int(c)
+	a.row_spectrum, a.col_spectrum, a.rho = follows.row_spectrum, follows.col_spectrum, follows.rho
+	a.alpha, a.add, a.beta = follows.alpha, follows.add, follows.beta
+	each(b, "band_cols", n, a)
 }
 
 type filter struct {
@@ -222,13 +233,58 @@ func (b *Backend) powerOn(f *filter, h, w int, rows, cols device) device {
 	return f.power
 }
 
+// laying is kernels.Fading of one length as a matrix, and its transpose.
+type laying struct{ there, back *matrix }
+
+type layingKey struct{ n, fade int }
+
+// layingFor is what lays n pixels on a circle. It lives as long as the backend, as the lengths of pictures are few. It is
+// nil after a fault.
+func (b *Backend) layingFor(n, fade int) *laying {
+	key := layingKey{n, fade}
+	if l, ok := b.layings[key]; ok {
+		return l
+	}
+	at, weight := kernels.Fading(n, fade)
+	there := kernels.Matrix{Rows: len(at), Cols: n, First: make([]int, len(at)), W: make([][]float32, len(at))}
+	back := kernels.Matrix{Rows: n, Cols: len(at), First: make([]int, n), W: make([][]float32, n)}
+	for i, p := range at {
+		if p < 0 {
+			continue
+		}
+		there.First[i], there.W[i] = int(p), weight[i:i+1]
+		if len(back.W[p]) == 0 {
+			back.First[p] = i
+		}
+		back.W[p] = append(back.W[p], make([]float32, i-back.First[p]+1-len(back.W[p]))...)
+		back.W[p][i-back.First[p]] = weight[i]
+	}
+	l := &laying{}
+	for to, m := range map[**matrix]kernels.Matrix{&l.there: there, &l.back: back} {
+		prepared, err := b.PrepareMatrix(m)
+		if !must(err) {
+			return nil
+		}
+		*to = prepared.(*matrix)
+	}
+	b.layings[key] = l
+	return l
+}
+
 // Deconvolve transforms rows and columns, divides, and transforms columns and rows back, all channels as complex numbers.
 func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
-	n, h, w, c := a.Src.Len(), a.Src.H, a.Src.W, a.Src.C
-	rows, cols := b.tablesFor(h, w)
-	power := b.powerOn(a.Kernel.(*filter), h, w, rows, cols)
-	one := C.ulonglong(b.shared(16 * n))
+	src, dst, images, h, w, c := at(a.Src), at(a.Dst), a.Src.N, a.Src.H, a.Src.W, a.Src.C
+	columns, rows := b.layingFor(h, a.Fade), b.layingFor(w, a.Fade)
+	if columns == nil || rows == nil {
+		return
+	}
+	h, w = columns.there.rows, rows.there.rows
+	n := images * h * w * c
+	rowTable, colTable := b.tablesFor(h, w)
+	power := b.powerOn(a.Kernel.(*filter), h, w, rowTable, colTable)
+	one := C.ulonglong(b.shared(20 * n))
 	other := one + 8*C.ulonglong(n)
+	laid := other + 8*C.ulonglong(n)
 	pass := func(dst, src C.ulonglong, table device, length, step int, more C.dft_args) {
 		more.dst, more.src, more.table, more.count, more.n, more.step = dst, src, C.ulonglong(table), C.longlong(n), C.int(length), C.longlong(step)
 		if more.scale == 0 {
@@ -236,8 +292,20 @@ func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
 		}
 		each(b, "dft_f32", n, more)
 	}
-	pass(one, at(a.Src), rows, w, 2*c, C.dft_args{real_src: 1})
-	pass(other, one, cols, h, 2*w*c, C.dft_args{over: C.ulonglong(power), width: C.longlong(c), size: C.longlong(h * w), rho: C.float(a.Rho)})
-	pass(one, other, cols, h, 2*w*c, C.dft_args{inverse: 1})
-	pass(at(a.Dst), one, rows, w, 2*c, C.dft_args{inverse: 1, real_dst: 1, scale: C.float(1 / float64(h*w))})
+	if a.Fade > 0 {
+		b.bands(one, src, columns.there, images, a.Src.W*c)
+		b.finish(laid, one, columns.there, rows.there, images, c, C.band_args{alpha: 1})
+		src = laid
+	}
+	pass(one, src, rowTable, w, 2*c, C.dft_args{real_src: 1})
+	pass(other, one, colTable, h, 2*w*c, C.dft_args{over: C.ulonglong(power), width: C.longlong(c), size: C.longlong(h * w), rho: C.float(a.Rho)})
+	pass(one, other, colTable, h, 2*w*c, C.dft_args{inverse: 1})
+	if a.Fade > 0 {
+		dst = laid
+	}
+	pass(dst, one, rowTable, w, 2*c, C.dft_args{inverse: 1, real_dst: 1, scale: C.float(1 / float64(h*w))})
+	if a.Fade > 0 {
+		b.bands(one, laid, columns.back, images, w*c)
+		b.finish(at(a.Dst), one, columns.back, rows.back, images, c, C.band_args{alpha: 1})
+	}
 }

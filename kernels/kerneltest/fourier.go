@@ -81,8 +81,9 @@ func (p *pixels) deconvolve() {
 			k.K[i] = float32(p.rng.NormFloat64()) / float32(len(k.K))
 			sum += math.Abs(float64(k.K[i]))
 		}
+		fade := max(0, p.rng.IntN(20)-8)
 		src, dst := p.random(p.shape), p.put(p.shape, nil)
-		got, want := kernels.Deconvolve{Dst: dst.got, Src: src.got, Rho: rho}, kernels.Deconvolve{Dst: dst.want, Src: src.want, Rho: rho}
+		got, want := kernels.Deconvolve{Dst: dst.got, Src: src.got, Rho: rho, Fade: fade}, kernels.Deconvolve{Dst: dst.want, Src: src.want, Rho: rho, Fade: fade}
 		got.Kernel, want.Kernel = p.prepareFilter(p.b, k), p.prepareFilter(p.ref, k)
 		inPlace := p.rng.IntN(2) == 0
 		if inPlace {

@@ -31,24 +31,35 @@ func (*Backend) Fourier(f *kernels.Fourier) {
 
 // Deconvolve implements kernels.Image.
 func (*Backend) Deconvolve(d *kernels.Deconvolve) {
-	src, dst, h, w, c, f := floats(d.Src), floats(d.Dst), d.Src.H, d.Src.W, d.Src.C, d.Kernel.(*filter)
+	src, dst, c, f := floats(d.Src), floats(d.Dst), d.Src.C, d.Kernel.(*filter)
+	rows, above := kernels.Fading(d.Src.H, d.Fade)
+	columns, beside := kernels.Fading(d.Src.W, d.Fade)
+	h, w := len(rows), len(columns)
 	kernel := make([]complex128, h*w)
 	for i, v := range f.K {
 		kernel[i/f.W%h*w+i%f.W%w] += complex(float64(v), 0)
 	}
 	k := dft2(kernel, h, w, -1)
 	each(d.Src.N*c, func(plane int) {
-		at := func(i int) int { return (plane/c*h*w+i)*c + plane%c }
 		z := make([]complex128, h*w)
-		for i := range z {
-			z[i] = complex(float64(src[at(i)]), 0)
+		lay := func(f func(i, at int, weight float64)) { // every place, the pixel that it holds, and with what weight
+			for i := range z {
+				if y, x := rows[i/w], columns[i%w]; y >= 0 && x >= 0 {
+					at := ((plane/c*d.Src.H+int(y))*d.Src.W+int(x))*c + plane%c
+					f(i, at, float64(above[i/w])*float64(beside[i%w]))
+				}
+			}
 		}
+		lay(func(i, at int, weight float64) { z[i] = complex(weight*float64(src[at]), 0) })
 		z = dft2(z, h, w, -1)
 		for i := range z {
 			z[i] /= complex(real(k[i])*real(k[i])+imag(k[i])*imag(k[i])+float64(d.Rho), 0)
 		}
-		for i, v := range dft2(z, h, w, 1) {
-			dst[at(i)] = float32(real(v) / float64(h*w))
+		z = dft2(z, h, w, 1)
+		sums := make([]float64, len(dst))
+		lay(func(i, at int, weight float64) { sums[at] += weight * real(z[i]) / float64(h*w) })
+		for i := plane / c * d.Src.Pixels(); i < (plane/c+1)*d.Src.Pixels(); i++ {
+			dst[i*c+plane%c] = float32(sums[i*c+plane%c])
 		}
 	})
 }
