@@ -16,7 +16,7 @@ type Noise interface {
 }
 
 // NewNoise is the generator that a run with this seed uses: Philox 4x32-10 (Salmon et al., Parallel random numbers: as
-// easy as 1, 2, 3) and Box-Muller in float64. Element i of a draw is a function of (seed, image, draw, i) alone.
+// easy as 1, 2, 3) and Box-Muller. Element i of a draw is a function of (seed, image, draw, i) alone.
 func NewNoise(seed uint64) Noise { return philoxNoise{seed, domainSolver} }
 
 // Domains separate the streams of one seed.
@@ -57,11 +57,8 @@ func (p philoxNoise) fill(dst []float32, counter uint32, image, draw int) {
 		r := p.block(counter, image, draw)
 		counter++
 		var z [4]float32
-		for k := 0; k < 4; k += 2 {
-			radius := math.Sqrt(-2 * math.Log((float64(r[k])+1)*0x1p-32)) // from (0,1], so the logarithm is finite
-			sin, cos := math.Sincos(2 * math.Pi * float64(r[k+1]) * 0x1p-32)
-			z[k], z[k+1] = float32(radius*cos), float32(radius*sin)
-		}
+		z[0], z[1] = boxMuller(r[0], r[1])
+		z[2], z[3] = boxMuller(r[2], r[3])
 		copy(dst[i:], z[:])
 	}
 }

@@ -61,6 +61,39 @@ func TestNoise(t *testing.T) {
 	}
 }
 
+func TestBoxMuller(t *testing.T) {
+	check := func(a, b uint32) {
+		radius := math.Sqrt(-2 * math.Log((float64(a)+1)*0x1p-32))
+		sin, cos := math.Sincos(2 * math.Pi * float64(b) * 0x1p-32)
+		require.InDelta(t, math.Log((float64(a)+1)*0x1p-32), logUnit(a), 1e-14*math.Abs(logUnit(a))+1e-24)
+		c, s := cosSinTurn(b)
+		require.InDelta(t, cos, c, 2e-12)
+		require.InDelta(t, sin, s, 2e-12)
+		x, y := boxMuller(a, b)
+		require.InDelta(t, radius*cos, x, 1e-7*radius+1e-15, "%d %d", a, b)
+		require.InDelta(t, radius*sin, y, 1e-7*radius+1e-15, "%d %d", a, b)
+	}
+	edges := []uint32{0, 1, 2, 1<<29 - 1, 1 << 29, 1<<29 + 1, 1 << 30, 3 << 29, 1 << 31, 1<<31 - 1, 5 << 29, 3 << 30, 7 << 29, 1<<32 - 2, 1<<32 - 1}
+	for _, a := range edges {
+		for _, b := range edges {
+			check(a, b)
+		}
+	}
+	s := newStream(3, domainMask)
+	for range 20000 {
+		check(s.uint32(), s.uint32())
+	}
+}
+
+func BenchmarkNoise(b *testing.B) {
+	image := make([]float32, 3*256*256)
+	n := NewNoise(1)
+	b.SetBytes(int64(4 * len(image)))
+	for i := range b.N {
+		n.Normal(image, 0, i)
+	}
+}
+
 func TestStream(t *testing.T) {
 	s := newStream(1, domainMask)
 	var seen [5]int
