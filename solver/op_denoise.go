@@ -18,10 +18,10 @@ func (Denoise) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 }
 
 func (Denoise) Rotate(r *tensor.Tensor, _ bool) *tensor.Tensor { return r }
-func (Denoise) Spectrum(y [4]int) ([]float32, error)           { return repeated(1, y), nil }
+func (Denoise) Spectrum(y [4]int) ([]float32, error)           { return uniform(1, y), nil }
 
-// repeated is v for every element of a shape.
-func repeated(v float64, shape [4]int) []float32 {
+// uniform is v for every element of a shape.
+func uniform(v float64, shape [4]int) []float32 {
 	list := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
 	for i := range list {
 		list[i] = float32(v)

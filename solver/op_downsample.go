@@ -104,7 +104,7 @@ func (op *Downsample) Spectrum(y [4]int) ([]float32, error) {
 		return nil, err
 	}
 	columns, err := op.spectrum[1].Floats()
-	list := repeated(0, y)
+	list := uniform(0, y)
 	for i := range list {
 		px := i / y[3]
 		list[i] = rows[px/y[2]%y[1]] * columns[px%y[2]]

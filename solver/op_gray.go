@@ -45,7 +45,7 @@ func (g *Gray) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 }
 
 // Spectrum is |w|^2 everywhere, and no pixel needs to be rotated.
-func (g *Gray) Spectrum(y [4]int) ([]float32, error)           { return repeated(g.Lipschitz(), y), nil }
+func (g *Gray) Spectrum(y [4]int) ([]float32, error)           { return uniform(g.Lipschitz(), y), nil }
 func (g *Gray) Rotate(r *tensor.Tensor, _ bool) *tensor.Tensor { return r }
 
 // Guess is y in all channels.

@@ -62,7 +62,7 @@ func (op *Inpaint) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {
 
 // Spectrum is the mask.
 func (op *Inpaint) Spectrum(y [4]int) ([]float32, error) {
-	list := repeated(0, y)
+	list := uniform(0, y)
 	size := len(list) / y[0]
 	for i := range list {
 		if op.masks[i/size%len(op.masks)].Known[i%size/y[3]] {

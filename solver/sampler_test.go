@@ -206,7 +206,7 @@ func TestTimeShift(t *testing.T) {
 	var want []int
 	for i, at := range grid {
 		if i > 0 && at > cutoff {
-			_, variance := moments(x)
+			_, variance := meanAndVariance(x)
 			best := at
 			for tau := max(at-window/2, 0); tau <= min(at+window/2, 999); tau++ {
 				next := -1
@@ -249,7 +249,7 @@ func drawn(seed uint64, image, draw, n int) []float64 {
 	return out
 }
 
-func moments(x []float64) (mean, variance float64) {
+func meanAndVariance(x []float64) (mean, variance float64) {
 	for _, v := range x {
 		mean += v / float64(len(x))
 	}
@@ -290,7 +290,7 @@ func TestSamplesOfGaussian(t *testing.T) {
 			for _, v := range floats(t, r.X0) {
 				x = append(x, float64(v))
 			}
-			mean, v := moments(x)
+			mean, v := meanAndVariance(x)
 			sd := math.Sqrt(variance)
 			t.Logf("mean %.4f of %.4f, deviation %.4f of %.4f", mean, mu, math.Sqrt(v), sd)
 			require.InDelta(t, mu, mean, 4*sd/side)
