@@ -6,8 +6,9 @@
 typedef float *device_floats;
 typedef double *device_doubles;
 typedef const int *device_ints;
+typedef int *device_counters;
 #else
-typedef unsigned long long device_floats, device_doubles, device_ints;
+typedef unsigned long long device_floats, device_doubles, device_ints, device_counters;
 #endif
 
 enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
@@ -86,8 +87,9 @@ typedef struct {
 
 typedef struct {
 	device_floats dst, a, b;
-	device_doubles part; // [n][bands]
-	long long image;     // elements
+	device_doubles part;  // [n][bands]
+	device_counters done; // [n]: the blocks that have finished; 0 before and after
+	long long image;      // elements
 	int bands;
 } dot_args;
 
@@ -123,24 +125,55 @@ typedef struct {
 	float limit, rate, rho, bias1, bias2;
 } adam_args;
 
+// A transform of n elements that fits into shared memory.
+enum { FFT_STAGES = 12, FFT_ROOM = 3072 }; // the most stages; the most elements of all transforms of a block
 typedef struct {
-	device_floats dst, src, table; // exp(-2 pi i j/n) for j < n, [n][2]
-	long long count;               // complex elements
-	int n;
-	long long step; // floats from one element of a transform to the next, were both sides complex
+	int n, stages, radix[FFT_STAGES];
+	device_floats table; // exp(-2 pi i j/n) for j < n, [n][2]
+} fft_plan;
+
+// Transforms of complex elements [outer][n][inner].
+typedef struct {
+	fft_plan plan;
+	device_floats dst, src;
+	long long outer, inner;
+	int lines; // of a block: neighbours, or where they are less, those of some outers
+	int inverse;
+	float scale;
+} fft_args;
+
+// One radix of such a transform, in F32 numbers of any length.
+typedef struct {
+	device_floats dst, src, table;
+	long long count, inner; // elements of dst; of the inner dimension
+	int n, radix, before;   // before: the product of the radices before this one
 	int inverse;
 	int real_src, real_dst; // numbers without an imaginary part, which src lacks and dst drops
 	float scale;
-	device_floats over; // where present, element i of dst is divided by over[i/width % size] + rho
-	long long width, size;
+	device_floats over; // where present, element i of dst is divided by |over[i/over_inner % size]|^2 + rho
+	long long over_inner, size;
 	float rho;
 } dft_args;
 
+// What a circle_ kernel does with the spectrum of the kernel.
+enum { TIMES, TIMES_CONJUGATE, OVER_SQUARE };
+
+// Filters on a circle that the image with its margins fits on. Two channels are the parts of one complex plane; a frame is
+// [n][planes][h][circle] complex. Place i of the circle mirrors pixel i - margin for i < span, and is zero from there on. With
+// fade it mirrors pixel i so far beyond either border, around the circle, times weight[i], as kernels.Fading says.
 typedef struct {
-	device_floats dst, weight, rows, cols; // tables for w and for h, as in dft_args
-	device_ints dy, dx;
-	int h, w, taps;
-} power_args;
+	fft_plan plan; // for a circle along this axis
+	device_floats dst, src, add, spectrum; // spectrum [rows of the circle][its columns][2]
+	long long lines; // rows: of all images and planes; columns: planes of all images
+	int h, w, c, planes;
+	int width;       // of the frame: the circle along the rows
+	int per;         // lines of a block
+	int in_margin, in_span, out_margin, out_span;
+	int fade;
+	device_floats weight;
+	int how;
+	float rho, alpha, beta;
+} circle_args;
 
 typedef struct {
 	device_floats dst, a, b;

@@ -39,3 +39,12 @@ __device__ __forceinline__ double block_sum(double v, double* part) {
   if (warp == 0) v = warp_sum(lane < warps ? part[lane] : 0.0);
   return v;
 }
+
+// Any index folded into [0,n) by reflection at the centres of the first and the last pixel.
+__device__ __forceinline__ int mirror(int i, int n) {
+  if (n == 1) return 0;
+  int period = 2 * (n - 1);
+  i %= period;
+  if (i < 0) i += period;
+  return i < period - i ? i : period - i;
+}

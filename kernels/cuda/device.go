@@ -71,12 +71,14 @@ type Backend struct {
 	jobs   chan func() // for the goroutine that owns the context
 	closed bool
 
-	tables  map[int]device // of Fourier transforms, by length
-	layings map[layingKey]*laying
-	scratch device
-	room    int // bytes of scratch
-	moves   int // times that memory which launches may name was given back
-	staging staging
+	tables   map[int]device // of Fourier transforms, by length
+	fadings  map[fadingKey]device
+	layings  map[fadingKey]*laying
+	scratch  device
+	room     int    // bytes of scratch
+	counters device // of Dot
+	moves    int    // times that memory which launches may name was given back
+	staging  staging
 
 	// The rest belongs to the goroutine of the context.
 	fault   error // the first one
@@ -109,7 +111,7 @@ func Open(o Options) (kernels.Backend, error) {
 	b := &Backend{
 		name:   fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor),
 		jobs:   make(chan func(), ahead),
-		tables: map[int]device{}, layings: map[layingKey]*laying{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
+		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
 	}
 	ready := make(chan error)
 	go func() {

@@ -4,7 +4,7 @@
 //
 // # Kernels
 //
-// The .cu files hold one plain F32 kernel for each operation of the contract, and args.h the arguments of all of them,
+// The .cu files hold F32 kernels for each operation of the contract, and args.h the arguments of all of them,
 // for both languages. They are compiled into image.tar.zst by tools/cuda_image.py (make -f kernels.mk image), machine code
 // for compute capability 7.5 to 9.0 and PTX for later devices, which the package embeds. Sums that decide a statistic are in
 // F64, and no order of additions depends on chance, so that the same input gives the same bytes on one device.

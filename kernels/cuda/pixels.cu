@@ -1,31 +1,38 @@
-// The fused steps of the solver's corrections: sums, banded matrices, filters and Fourier transforms, all as the formula
-// says it, a thread for each element of the destination.
+// The fused steps of the solver's corrections: sums, banded matrices and small filters, as the formula says it, a thread for
+// each element of the destination.
 #include "device.cuh"
 
-constexpr int kDotBand = 16384;  // elements of a block of dot_part
+constexpr int kDotBand = 16384;  // elements of a block of dot_f32
 
-// Sums of products in F64, by bands. Shared memory: 32 doubles.
-KERNEL(dot_part, dot_args, 256) {
+// Sums of products in F64, by bands; the block that finishes last joins the bands of its image, in their order. Shared
+// memory: 33 doubles.
+KERNEL(dot_f32, dot_args, 256) {
   DYNAMIC_SHARED(shared);
+  double* part = reinterpret_cast<double*>(shared);
+  bool* last = reinterpret_cast<bool*>(part + 32);
   long long first = (long long)blockIdx.x * kDotBand, end = first + kDotBand < a.image ? first + kDotBand : a.image;
   const float *x = a.a + blockIdx.y * a.image, *y = a.b + blockIdx.y * a.image;
+  double* bands = a.part + (long long)blockIdx.y * a.bands;
   double sum = 0;
   for (long long i = first + threadIdx.x; i < end; i += blockDim.x) sum += (double)x[i] * (double)y[i];
-  sum = block_sum(sum, reinterpret_cast<double*>(shared));
-  if (threadIdx.x == 0) a.part[(long long)blockIdx.y * a.bands + blockIdx.x] = sum;
+  sum = block_sum(sum, part);
+  if (threadIdx.x == 0) {
+    bands[blockIdx.x] = sum;
+    __threadfence();
+    *last = atomicAdd(a.done + blockIdx.y, 1) == a.bands - 1;
+  }
+  __syncthreads();
+  if (!*last) return;
+  __threadfence();
+  sum = 0;
+  for (int i = threadIdx.x; i < a.bands; i += blockDim.x) sum += static_cast<volatile double*>(bands)[i];
+  sum = block_sum(sum, part);
+  if (threadIdx.x == 0) {
+    a.dst[blockIdx.y] = (float)sum;
+    a.done[blockIdx.y] = 0;  // for the next launch
+  }
 }
-KERNEL_EXPORT(dot_part)
-
-// Joins the bands of one image: a block for each.
-KERNEL(dot_join, dot_args, 256) {
-  DYNAMIC_SHARED(shared);
-  const double* part = a.part + (long long)blockIdx.x * a.bands;
-  double sum = 0;
-  for (int i = threadIdx.x; i < a.bands; i += blockDim.x) sum += part[i];
-  sum = block_sum(sum, reinterpret_cast<double*>(shared));
-  if (threadIdx.x == 0) a.dst[blockIdx.x] = (float)sum;
-}
-KERNEL_EXPORT(dot_join)
+KERNEL_EXPORT(dot_f32)
 
 // Row i of the matrix times a column of src, whose elements lie inner apart.
 __device__ __forceinline__ float band_row(const band_args& a, const float* src, int i) {
@@ -57,15 +64,6 @@ KERNEL(band_cols, band_args, 256) {
   a.dst[i] = u;
 }
 KERNEL_EXPORT(band_cols)
-
-// Any index folded into [0,n) by reflection at the centres of the first and the last pixel.
-__device__ __forceinline__ int mirror(int i, int n) {
-  if (n == 1) return 0;
-  int period = 2 * (n - 1);
-  i %= period;
-  if (i < 0) i += period;
-  return i < period - i ? i : period - i;
-}
 
 KERNEL(filter_f32, filter_args, 256) {
   long long i = thread_index();
@@ -117,60 +115,3 @@ KERNEL(filter_adjoint_f32, filter_args, 256) {
   a.dst[i] = sum;
 }
 KERNEL_EXPORT(filter_adjoint_f32)
-
-constexpr int kDftRun = 32;  // terms that dft_f32 sums in F32
-
-// One dimension of a Fourier transform as the plain sum: runs in F32, which are joined in F64, as sums of many terms in F32
-// round far more than a fast transform does, above all where they are large before they cancel. Elements of a transform lie step floats apart; element i of dst
-// is number i / (step/2) % n of its transform. dst must not be src. For Deconvolve it reads and writes real numbers, and
-// divides by a squared spectrum.
-KERNEL(dft_f32, dft_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count) return;
-  long long half = a.step / 2, line = i / half / a.n;
-  int k = (int)(i / half % a.n);
-  const float* src = a.src + (a.real_src ? 1 : 2) * (line * a.n * half + i % half);
-  long long step = a.real_src ? half : a.step;
-  float sign = a.inverse ? -1.f : 1.f;
-  double sums[2] = {0, 0};
-  for (int j = 0, at = 0; j < a.n;) {  // at = j k mod n
-    float re = 0.f, im = 0.f;
-    for (int end = j + kDftRun < a.n ? j + kDftRun : a.n; j < end; j++) {
-      float c = a.table[2 * at], s = sign * a.table[2 * at + 1], x = src[j * step], y = a.real_src ? 0.f : src[j * step + 1];
-      re = fmaf(c, x, fmaf(-s, y, re));
-      im = fmaf(c, y, fmaf(s, x, im));
-      at += k;
-      if (at >= a.n) at -= a.n;
-    }
-    sums[0] += re;
-    sums[1] += im;
-  }
-  float re = a.scale * (float)sums[0], im = a.scale * (float)sums[1];
-  if (a.real_dst) {
-    a.dst[i] = re;
-    return;
-  }
-  float by = a.over ? a.over[i / a.width % a.size] + a.rho : 1.f;
-  a.dst[2 * i] = re / by;
-  a.dst[2 * i + 1] = im / by;
-}
-KERNEL_EXPORT(dft_f32)
-
-// |k|^2 for the transform k of a filter laid on an image of h x w pixels, as often around it as it is large: a sum over its
-// taps for each frequency.
-KERNEL(power_f32, power_args, 256) {
-  long long i = thread_index();
-  if (i >= (long long)a.h * a.w) return;
-  long long x = i % a.w, y = i / a.w;
-  double re = 0, im = 0;
-  for (int k = 0; k < a.taps; k++) {
-    long long p = x * a.dx[k] % a.w, q = y * a.dy[k] % a.h;
-    if (p < 0) p += a.w;
-    if (q < 0) q += a.h;
-    double c = a.rows[2 * p], s = a.rows[2 * p + 1], d = a.cols[2 * q], t = a.cols[2 * q + 1];
-    re += a.weight[k] * (c * d - s * t);
-    im += a.weight[k] * (c * t + s * d);
-  }
-  a.dst[i] = (float)(re * re + im * im);
-}
-KERNEL_EXPORT(power_f32)

@@ -77,10 +77,16 @@ func (b *Backend) finish(dst, src C.device_floats, h, w *matrix, images, c int, 
 }
 
 type filter struct {
-	h, w, taps     int
+	h, w           int
+	taps           []tap
 	dy, dx, weight device // of the taps that are not zero
-	power          device // the squared spectrum for images of one size, that of the last Deconvolve
-	on             [2]int // which size that is
+	circle, torus  circle // for images of the last size that called for one
+}
+
+// tap is a weight of a filter and its place, from the filter's first row and column.
+type tap struct {
+	y, x int
+	w    float32
 }
 
 func (f *filter) Size() (h, w int) { return f.h, f.w }
@@ -96,9 +102,9 @@ func (b *Backend) PrepareFilter(k kernels.FilterWeights) (kernels.PreparedFilter
 	for i, v := range k.K {
 		if v != 0 {
 			dy, dx, weight = append(dy, int32(i/k.W-k.H/2)), append(dx, int32(i%k.W-k.W/2)), append(weight, v)
+			f.taps = append(f.taps, tap{i / k.W, i % k.W, v})
 		}
 	}
-	f.taps = len(weight)
 	var err error
 	if f.dy, err = keep(b, dy); err != nil {
 		return nil, err
@@ -112,15 +118,19 @@ func (b *Backend) PrepareFilter(k kernels.FilterWeights) (kernels.PreparedFilter
 	return f, nil
 }
 
-// Filter implements kernels.Image.
+// Filter sums over the taps where they are few, and otherwise multiplies spectra.
 func (b *Backend) Filter(a *kernels.Filter) {
 	f, name := a.Kernel.(*filter), "filter_f32"
+	if f.spectral(a.Src.H, a.Src.W, a.Src.C) {
+		b.convolve(f, a)
+		return
+	}
 	if a.Adjoint {
 		name = "filter_adjoint_f32"
 	}
 	each(b, name, a.Dst.Len(), C.filter_args{
 		dst: at(a.Dst), src: at(a.Src), add: at(a.Add), weight: C.ulonglong(f.weight), dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx),
-		count: C.longlong(a.Dst.Len()), h: C.int(a.Dst.H), w: C.int(a.Dst.W), c: C.int(a.Dst.C), taps: C.int(f.taps),
+		count: C.longlong(a.Dst.Len()), h: C.int(a.Dst.H), w: C.int(a.Dst.W), c: C.int(a.Dst.C), taps: C.int(len(f.taps)),
 		alpha: C.float(a.Alpha), beta: C.float(a.Beta),
 	})
 }
@@ -137,15 +147,27 @@ func (b *Backend) Blend(k *kernels.Blend) {
 	each(b, "blend_f32", k.Dst.Len(), a)
 }
 
-const dotBand = 16384 // kDotBand of pixels.cu
+const (
+	dotBand   = 16384 // kDotBand of pixels.cu
+	dotImages = 256   // of one launch
+)
 
-// Dot sums bands of elements and joins them.
+// Dot sums bands of elements.
 func (b *Backend) Dot(dst, x, y kernels.View) {
+	if b.counters == 0 {
+		if p, err := keep(b, make([]int32, dotImages)); must(err) {
+			b.counters = p
+		}
+	}
 	image := x.Len() / x.N
 	bands := blocks(image, dotBand)
-	a := C.dot_args{dst: at(dst), a: at(x), b: at(y), part: C.ulonglong(b.shared(8 * x.N * bands)), image: C.longlong(image), bands: C.int(bands)}
-	launch(b, "dot_part", bands, x.N, 1, 256, 8*32, a)
-	launch(b, "dot_join", x.N, 1, 1, 256, 8*32, a)
+	part := b.shared(8 * min(x.N, dotImages) * bands)
+	for n := 0; n < x.N; n += dotImages {
+		launch(b, "dot_f32", bands, min(x.N-n, dotImages), 1, 256, 8*33, C.dot_args{
+			dst: at(dst.Image(n)), a: at(x.Image(n)), b: at(y.Image(n)), part: C.ulonglong(part), done: C.ulonglong(b.counters),
+			image: C.longlong(image), bands: C.int(bands),
+		})
+	}
 }
 
 // Accelerate implements kernels.Image.
@@ -163,149 +185,4 @@ func (b *Backend) Adam(a *kernels.Adam) {
 		count: C.longlong(a.X.Len()), image: C.longlong(a.X.Len() / a.X.N), limit: C.float(a.Stop.Limit), rate: C.float(a.Rate), rho: C.float(a.Rho),
 		bias1: C.float(1 - math.Pow(0.9, float64(a.T))), bias2: C.float(1 - math.Pow(0.999, float64(a.T))),
 	})
-}
-
-// maxTables bounds the memory of Fourier transforms of many lengths.
-const maxTables = 64
-
-// table is exp(-2 pi i j/n) for j < n, computed in F64 and kept. It is 0 after a fault.
-func (b *Backend) table(n int) device {
-	if p, ok := b.tables[n]; ok {
-		return p
-	}
-	data := make([]float32, 2*n)
-	for j := range n {
-		sin, cos := math.Sincos(-2 * math.Pi * float64(j) / float64(n))
-		data[2*j], data[2*j+1] = float32(cos), float32(sin)
-	}
-	p, err := keep(b, data)
-	if must(err) {
-		b.tables[n] = p
-	}
-	return p
-}
-
-// tablesFor returns those of the rows and of the columns of an image, which live until it is called again.
-func (b *Backend) tablesFor(h, w int) (rows, cols device) {
-	if len(b.tables) > maxTables-2 { // both are to live
-		b.moves++
-		for _, p := range b.tables {
-			b.later(func() error { return b.release(p) })
-		}
-		clear(b.tables)
-	}
-	return b.table(w), b.table(h)
-}
-
-// Fourier transforms the rows, then the columns.
-func (b *Backend) Fourier(f *kernels.Fourier) {
-	n := f.Src.Len() / 2
-	rows, cols := b.tablesFor(f.Src.H, f.Src.W)
-	between := b.shared(8 * n)
-	a := C.dft_args{dst: C.ulonglong(between), src: at(f.Src), table: C.ulonglong(rows), count: C.longlong(n), n: C.int(f.Src.W),
-		step: C.longlong(f.Src.C), inverse: flag(f.Inverse), scale: 1}
-	each(b, "dft_f32", n, a)
-	a.dst, a.src, a.table, a.n, a.step = at(f.Dst), a.dst, C.ulonglong(cols), C.int(f.Src.H), C.longlong(f.Src.W*f.Src.C)
-	a.scale = C.float(1 / math.Sqrt(float64(f.Src.Pixels())))
-	each(b, "dft_f32", n, a)
-}
-
-// powerOn is the squared spectrum of a filter on images of h x w. It is 0 after a fault.
-func (b *Backend) powerOn(f *filter, h, w int, rows, cols device) device {
-	if f.on == [2]int{h, w} {
-		return f.power
-	}
-	b.moves++
-	must(b.now(func() (err error) {
-		if f.power != 0 {
-			b.fail(b.release(f.power))
-		}
-		f.power, f.on = 0, [2]int{}
-		if f.power, err = b.obtain(4 * h * w); err == nil {
-			f.on = [2]int{h, w}
-		}
-		return err
-	}))
-	each(b, "power_f32", h*w, C.power_args{
-		dst: C.ulonglong(f.power), weight: C.ulonglong(f.weight), rows: C.ulonglong(rows), cols: C.ulonglong(cols),
-		dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx), h: C.int(h), w: C.int(w), taps: C.int(f.taps),
-	})
-	return f.power
-}
-
-// laying is kernels.Fading of one length as a matrix, and its transpose.
-type laying struct{ there, back *matrix }
-
-type layingKey struct{ n, fade int }
-
-// layingFor is what lays n pixels on a circle. It lives as long as the backend, as the lengths of pictures are few. It is
-// nil after a fault.
-func (b *Backend) layingFor(n, fade int) *laying {
-	key := layingKey{n, fade}
-	if l, ok := b.layings[key]; ok {
-		return l
-	}
-	at, weight := kernels.Fading(n, fade)
-	there := kernels.Matrix{Rows: len(at), Cols: n, First: make([]int, len(at)), W: make([][]float32, len(at))}
-	back := kernels.Matrix{Rows: n, Cols: len(at), First: make([]int, n), W: make([][]float32, n)}
-	for i, p := range at {
-		if p < 0 {
-			continue
-		}
-		there.First[i], there.W[i] = int(p), weight[i:i+1]
-		if len(back.W[p]) == 0 {
-			back.First[p] = i
-		}
-		back.W[p] = append(back.W[p], make([]float32, i-back.First[p]+1-len(back.W[p]))...)
-		back.W[p][i-back.First[p]] = weight[i]
-	}
-	l := &laying{}
-	for to, m := range map[**matrix]kernels.Matrix{&l.there: there, &l.back: back} {
-		prepared, err := b.PrepareMatrix(m)
-		if !must(err) {
-			return nil
-		}
-		*to = prepared.(*matrix)
-	}
-	b.layings[key] = l
-	return l
-}
-
-// Deconvolve transforms rows and columns, divides, and transforms columns and rows back, all channels as complex numbers.
-func (b *Backend) Deconvolve(a *kernels.Deconvolve) {
-	src, dst, images, h, w, c := at(a.Src), at(a.Dst), a.Src.N, a.Src.H, a.Src.W, a.Src.C
-	columns, rows := b.layingFor(h, a.Fade), b.layingFor(w, a.Fade)
-	if columns == nil || rows == nil {
-		return
-	}
-	h, w = columns.there.rows, rows.there.rows
-	n := images * h * w * c
-	rowTable, colTable := b.tablesFor(h, w)
-	power := b.powerOn(a.Kernel.(*filter), h, w, rowTable, colTable)
-	one := C.ulonglong(b.shared(20 * n))
-	other := one + 8*C.ulonglong(n)
-	laid := other + 8*C.ulonglong(n)
-	pass := func(dst, src C.ulonglong, table device, length, step int, more C.dft_args) {
-		more.dst, more.src, more.table, more.count, more.n, more.step = dst, src, C.ulonglong(table), C.longlong(n), C.int(length), C.longlong(step)
-		if more.scale == 0 {
-			more.scale = 1
-		}
-		each(b, "dft_f32", n, more)
-	}
-	if a.Fade > 0 {
-		b.bands(one, src, columns.there, images, a.Src.W*c)
-		b.finish(laid, one, columns.there, rows.there, images, c, C.band_args{alpha: 1})
-		src = laid
-	}
-	pass(one, src, rowTable, w, 2*c, C.dft_args{real_src: 1})
-	pass(other, one, colTable, h, 2*w*c, C.dft_args{over: C.ulonglong(power), width: C.longlong(c), size: C.longlong(h * w), rho: C.float(a.Rho)})
-	pass(one, other, colTable, h, 2*w*c, C.dft_args{inverse: 1})
-	if a.Fade > 0 {
-		dst = laid
-	}
-	pass(dst, one, rowTable, w, 2*c, C.dft_args{inverse: 1, real_dst: 1, scale: C.float(1 / float64(h*w))})
-	if a.Fade > 0 {
-		b.bands(one, laid, columns.back, images, w*c)
-		b.finish(at(a.Dst), one, columns.back, rows.back, images, c, C.band_args{alpha: 1})
-	}
 }
