@@ -86,6 +86,11 @@ func DDNM(ctx context.Context, p Problem, den Denoiser, s DDNMSettings) (*Result
 	})
 }
 
+// Floor is the operator's first guess, or Problem.Start, without a denoiser: what there is to beat.
+func Floor(ctx context.Context, p Problem, o Options) (*Result, error) {
+	return reconstruct(ctx, p, FromModel(nil, ModelOptions{}), nil, o, func(*run) error { return nil })
+}
+
 // wholeGrid is n timesteps from the noisiest to 0, evenly spaced.
 func (r *run) wholeGrid(n int) []int {
 	n = int(or(float64(n), Standard))

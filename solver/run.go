@@ -51,6 +51,8 @@ type trace struct {
 type Result struct {
 	X0            *tensor.Tensor // the images; they live until their Free, or the end of an enclosing bracket
 	Calls         int            // denoiser calls
+	Timesteps     []int          // of the calls, in their order
+	Parameters    Parameters     // of Spin, with everything that was left to defaults filled in
 	Corrections   int
 	OperatorCalls int // evaluations of A, of its transposed Jacobian, of Prox and of Precondition
 	Elapsed       time.Duration
@@ -285,6 +287,7 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 	from := time.Now()
 	denoised := r.den.Denoise(r.x, t)
 	r.res.Calls++
+	r.res.Timesteps = append(r.res.Timesteps, t)
 	if denoised.Shape() != r.x.Shape() {
 		tensor.Fail("solver.Denoiser", "clean estimate of %v has shape %v", r.x, denoised)
 	}

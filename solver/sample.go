@@ -3,6 +3,7 @@ package solver
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spin-native/spin/tensor"
 )
@@ -83,6 +84,9 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 // add counts what another run has taken.
 func (r *Result) add(o *Result) {
 	r.Calls += o.Calls
+	r.Timesteps = append(slices.Clone(o.Timesteps), r.Timesteps...)
+	r.Parameters.K1 += o.Parameters.K1
+	r.Short = r.Short || o.Short
 	r.Corrections += o.Corrections
 	r.OperatorCalls += o.OperatorCalls
 	r.Elapsed += o.Elapsed

@@ -71,7 +71,8 @@ func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, er
 		} else if s.Parameters == (Parameters{}) {
 			s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, r.s).Parameters
 		}
-		return r.spin(s.Budget(s.Calls).checked(r), s.Transition)
+		r.res.Parameters = s.Budget(s.Calls).checked(r)
+		return r.spin(r.res.Parameters, s.Transition)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +28,9 @@ type priorFlags struct {
 	scale      int    // of the first stage, where its user knows; 0: what the files tell
 	space      string // pixels or latents, what the UNet works on; "": what the files tell
 	label      int    // noLabel without one
+
+	threshold float64 // quantile of dynamic thresholding; 0: clipped
+	unclipped bool    // neither
 }
 
 const (
@@ -50,6 +54,7 @@ type priorFile struct {
 	stack   checkpoint.Stack
 	stage   *weights.File // of a latent prior's first stage
 	label   int
+	flags   priorFlags
 	closers []io.Closer
 }
 
@@ -65,7 +70,7 @@ func (p *priorFile) latent() bool { return p.stack.FirstStage != nil }
 
 // open reads what the file says and checks that it can serve as a prior for pictures. Nothing is computed.
 func (f priorFlags) open() (p *priorFile, err error) {
-	p = &priorFile{label: f.label}
+	p = &priorFile{label: f.label, flags: f}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -207,6 +212,7 @@ type prior struct {
 	memory  plan
 
 	corrections correctionFlags // of a latent one
+	tuning      tuning
 	trust       trustFlags
 }
 
@@ -253,7 +259,7 @@ func (p *priorFile) build(d *tensor.Device, edge int, t nn.Tiling, dry bool) (*p
 	if err != nil {
 		return nil, err
 	}
-	o.NoClip, o.Multiple = p.latent(), net.multiple
+	o.NoClip, o.Threshold, o.Multiple = p.latent() || p.flags.unclipped, p.flags.threshold, net.multiple
 	out.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
 		return net.predict(x, t, p.labels(x.N()))
 	}, o)
@@ -292,7 +298,8 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
 		func(t nn.Tiling) (dryrun.Cost, error) {
 			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
-				p.noise, p.corrections, p.trust = silence{}, f.corrections, f.trust
+				p.noise, p.corrections, p.trust, p.tuning = silence{}, f.corrections, f.trust, f.tuning
+				p.tuning.deadline = time.Time{}
 				return run(d, p)
 			})
 		})
@@ -308,7 +315,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err != nil {
 		return nil, err
 	}
-	p.corrections, p.trust = f.corrections, f.trust
+	p.corrections, p.trust, p.tuning = f.corrections, f.trust, f.tuning
 	if p.memory = plan; file.latent() {
 		p.memory.width = file.padded(w)
 	}

@@ -43,6 +43,9 @@ little lets noise and ringing through; too much smooths. --sigma auto measures i
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
   spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
   spin-native reconstruct --task denoise --sigma auto -o clean.png noisy.png
+  spin-native reconstruct --task sr --scale 4 --deadline 10s -o big.png small.png
+  spin-native reconstruct --task sr --scale 4 --set tstar=250,lam=0.4,inner=fgd:10 --transition dpmpp -o big.png small.png
+  spin-native reconstruct --task sr --scale 4 --method diffpir -o big.png small.png
   spin-native reconstruct -o out.png y.safetensors --truth original.png --json
   spin-native reconstruct --task inpaint --mask hole.png --samples 4 --report report.html -o whole.png torn.png`,
 		Args: exactArgs(1, "one picture"),
@@ -51,6 +54,7 @@ little lets noise and ringing through; too much smooths. --sigma auto measures i
 	f.taskFlags.register(c)
 	f.solveFlags.register(c)
 	f.corrections.register(c)
+	f.tuningFlags.register(c)
 	f.trust.register(c)
 	c.Flags().StringVarP(&f.output, "output", "o", "", "where to write the result")
 	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ..., with their mean, OUT.mean, and how far they differ, OUT.std")
@@ -73,7 +77,11 @@ type reconstructReport struct {
 	Sigma          float64               `json:"sigma"`
 	NoiseEstimate  *solver.NoiseEstimate `json:"noise_estimate,omitempty"` // of --sigma auto
 	Seed           uint64                `json:"seed"`
+	Method         string                `json:"method"`
+	Transition     solver.Transition     `json:"transition,omitempty"` // of Spin
+	Deadline       bool                  `json:"deadline"`             // it made the run take fewer steps
 	Calls          int                   `json:"calls"`
+	Timesteps      []int                 `json:"timesteps"` // of the calls
 	Corrections    int                   `json:"corrections"`
 	OperatorCalls  int                   `json:"operator_calls"`
 	Seconds        float64               `json:"seconds"`
@@ -84,8 +92,8 @@ type reconstructReport struct {
 	Residual       []float64             `json:"residual"`
 	Certificates   []solver.Certificate  `json:"certificates"` // how well every output explains the input
 	Invented       *inventedReport       `json:"invented,omitempty"`
-	Spread         *spreadReport         `json:"samples,omitempty"` // where there are several
-	Settings       solver.Parameters     `json:"settings"`
+	Spread         *spreadReport         `json:"samples,omitempty"`     // where there are several
+	Settings       *solver.Parameters    `json:"settings,omitempty"`    // of Spin
 	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
 	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
 	Result         []score               `json:"result,omitempty"`      // the outputs against the truth
@@ -121,6 +129,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	calls, err := f.calls(c)
 	if err == nil {
 		err = f.corrections.check(c)
+	}
+	if err == nil {
+		err = f.tuningFlags.check(c)
 	}
 	if err != nil {
 		return err
@@ -194,9 +205,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 
 	report := reconstructReport{
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, NoiseEstimate: f.noise, Seed: f.seed,
+		Method: f.method, Deadline: s.result.Short, Timesteps: s.result.Timesteps,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
-		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates, Settings: s.settings,
+		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates,
+	}
+	if f.tuning.by() == methods[0] {
+		report.Transition, report.Settings = f.tuning.transition, &s.result.Parameters
 	}
 	shown := enlarged(s.measured, w/max(s.measured.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: caption(m), Img: shown}}
@@ -279,6 +294,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 
 func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) {
 	fmt.Fprintf(w, "%s: %d x %d, %d denoiser calls in %.1f s on %s\n", strings.Join(r.Outputs, ", "), r.Width, r.Height, r.Calls, r.Seconds, r.Device)
+	if r.Deadline {
+		fmt.Fprintf(w, "  deadline       fewer steps than asked for, to be done in time\n")
+	}
 	if s := r.FirstStage; s != nil {
 		fmt.Fprintf(w, "  first stage    %d encodes in %.1f s, %d decodes in %.1f s: %.0f %% of the time; %s\n",
 			s.Encodes, s.EncodeSeconds, s.Decodes, s.DecodeSeconds, 100*(s.EncodeShare+s.DecodeShare), plan)

@@ -23,11 +23,12 @@ type solveFlags struct {
 	prior  priorFlags
 
 	corrections correctionFlags
-	trust       trustFlags
-	seed        uint64
-	steps       int
-	preset      string
-	quiet       bool
+	tuningFlags
+	trust  trustFlags
+	seed   uint64
+	steps  int
+	preset string
+	quiet  bool
 }
 
 func (f *solveFlags) register(c *cobra.Command) {
@@ -98,7 +99,6 @@ type solution struct {
 	guess    *imagefile.Image    // the operator's first guess, without a prior; nil where it has none
 	invented *solver.InventedMap // of the first picture, where it was asked for
 	result   *solver.Result
-	settings solver.Parameters
 	task     solver.Task
 }
 
@@ -127,15 +127,20 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	}
 	settings.Calls = calls
 	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
+	p.tuning.apply(&settings)
+	by := p.tuning.by()
+	if p.stage != nil && !by.latent {
+		return nil, usagef("--method %s works on pictures, and this prior on latents: use --method spin", by.name)
+	}
 	var res *solver.Result
-	if n > 1 && !p.trust.independent {
+	if n > 1 && !p.trust.independent && by == methods[0] {
 		res, err = solver.Sample(ctx, problem, p.den, settings, n)
 	} else {
 		many := problem
 		if n > 1 {
 			many.Y = repeated(d, m, n)
 		}
-		res, err = solver.Spin(ctx, many, p.den, settings)
+		res, err = by.run(ctx, many, p.den, settings)
 	}
 	if err != nil {
 		return nil, err
@@ -144,7 +149,7 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	if err != nil {
 		return nil, err
 	}
-	s = &solution{result: res, settings: settings.Parameters.Budget(calls), task: task}
+	s = &solution{result: res, task: task}
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
 		s.images = append(s.images, pictureOf(data, i, h, w))
