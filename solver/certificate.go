@@ -198,3 +198,12 @@ func (c *Certificate) judge() {
 		}
 	}
 }
+
+// Certify makes the certificates of images that came from elsewhere.
+func Certify(p Problem, x *tensor.Tensor) (list []Certificate, err error) {
+	defer tensor.Catch(&err)
+	defer x.Device().Tidy()()
+	p.Start = x
+	c := newCorrector(p)
+	return c.certificates(c.residual(x))
+}

@@ -17,7 +17,7 @@ import (
 // options are the flags.
 type options struct {
 	input, output, preset, config, family, dtype string
-	component, to, variant, shard                string
+	component, to, variant, shard, lpipsHeads    string
 	ema                                          bool
 	zstd, dryRun, printConfig, force, json       bool
 
@@ -64,8 +64,14 @@ func (o *options) check() error {
 	if _, ok := dtypes[o.dtype]; !ok {
 		return usage("--dtype %q: expected f32, f16 or bf16", o.dtype)
 	}
+	if o.family == familyLPIPS {
+		return o.checkLPIPS()
+	}
+	if o.lpipsHeads != "" {
+		return usage("--lpips-heads goes with --family lpips")
+	}
 	if o.family != "" && !slices.Contains(checkpoint.Sources(), o.family) {
-		return usage("--family %q: expected one of %s", o.family, strings.Join(checkpoint.Sources(), ", "))
+		return usage("--family %q: expected one of %s, %s", o.family, strings.Join(checkpoint.Sources(), ", "), familyLPIPS)
 	}
 	if o.shard != "" {
 		var err error
@@ -123,6 +129,9 @@ func convert(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	}
 	if o.printConfig {
 		return o.print(stdout)
+	}
+	if o.family == familyLPIPS {
+		return convertLPIPS(o, stdout)
 	}
 	in, err := o.checkpointOptions()
 	if err != nil {

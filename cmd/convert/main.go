@@ -88,6 +88,9 @@ Presets: ` + strings.Join(checkpoint.PresetNames(), ", ") + `.`,
   In pieces of at most 2 GB:
     convert -i sd -o sd/ --max-shard-size 2GB
 
+  Weights for spin-native evaluate --lpips, of torchvision and of the lpips package:
+    convert --family lpips -i alexnet-owt-7be5be79.pth --lpips-heads lpips/weights/v0.1/alex.pth -o lpips.safetensors
+
   A network of your own: begin with the configuration of the nearest preset, edit it, use it.
     convert --preset imagenet256 --print-config > my.json
     convert -i my.pt -o my-net.safetensors --config my.json`,
@@ -109,7 +112,8 @@ Presets: ` + strings.Join(checkpoint.PresetNames(), ", ") + `.`,
 	f.StringVarP(&o.output, "output", "o", "", "file to write, compressed if it ends in .zst; a folder if it ends in / or several networks go there")
 	f.StringVar(&o.preset, "preset", "", "known network: "+strings.Join(checkpoint.PresetNames(), ", "))
 	f.StringVar(&o.config, "config", "", "JSON file with the configuration, as --print-config writes it")
-	f.StringVar(&o.family, "family", "", "where the weights must come from: "+strings.Join(checkpoint.Sources(), ", ")+" (default: whatever they are)")
+	f.StringVar(&o.family, "family", "", "where the weights must come from: "+strings.Join(checkpoint.Sources(), ", ")+", or "+familyLPIPS+" (default: whatever they are)")
+	f.StringVar(&o.lpipsHeads, "lpips-heads", "", "with --family lpips: the linear heads, where -i is torchvision's alexnet or vgg16 alone")
 	f.StringVar(&o.component, "component", "", "only this network: unet or first_stage")
 	f.StringVar(&o.dtype, "dtype", "", "store the weights as f32, f16 or bf16 (default: as they are)")
 	f.StringVar(&o.to, "to", "", "write for another project: guided (upstream names, no metadata) or diffusers (a folder)")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
+	"github.com/spin-native/spin/internal/lpips"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
@@ -21,11 +22,13 @@ import (
 // infoReport is what --json prints about a file.
 type infoReport struct {
 	File       string           `json:"file"`
-	Kind       string           `json:"kind"` // networks, measurement or tensors
+	Kind       string           `json:"kind"` // networks, measurement, lpips or tensors
 	Components []componentTable `json:"components,omitempty"`
 	Prior      *priorTable      `json:"prior,omitempty"` // what the networks are together, as a prior for pictures
 	Notes      []string         `json:"notes,omitempty"` // what was left out or chosen
 	LeftOut    []string         `json:"left_out,omitempty"`
+
+	LPIPS *lpips.Info `json:"lpips,omitempty"`
 
 	measurement *solver.Measurement
 }
@@ -149,6 +152,14 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 			}
 			return r, f, nil
 		}
+		if lpips.Is(f) {
+			r.Kind = "lpips"
+			if r.LPIPS, err = lpips.ReadInfo(f); err != nil {
+				f.Close()
+				return nil, nil, err
+			}
+			return r, f, nil
+		}
 		f.Close()
 	}
 	m, err := openModel(name, checkpoint.Options{Preset: preset})
@@ -244,6 +255,10 @@ func (r *infoReport) print(w *tabwriter.Writer, tensors bool) {
 		row("measured", "%d picture(s) of %d x %d, %d channels", m.Shape[0], m.Shape[3], m.Shape[2], m.Shape[1])
 		row("picture behind it", "%d x %d, %d channels, in [-1, 1]", m.Image[2], m.Image[1], m.Image[0])
 		row("noise", "standard deviation %g, seed %d", m.Sigma, m.Seed)
+		return
+	}
+	if i := r.LPIPS; i != nil {
+		row("kind", "weights of LPIPS %s with %s, for spin-native evaluate --lpips", i.Version, i.Net)
 		return
 	}
 	for _, c := range r.Components {

@@ -86,7 +86,7 @@ removes noise. It needs nothing besides this one file: a prior for photographs i
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(newReconstruct(), newDegrade(), newDemo(), newSample(), newCompare(), newCheck(), newInfo(), newBench(), newDevices())
+	root.AddCommand(newReconstruct(), newDegrade(), newDemo(), newSample(), newCompare(), newCheck(), newInfo(), newBench(), newDevices(), newEvaluate())
 	return root
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -34,18 +33,20 @@ func Is(f *weights.File) bool {
 	return ok
 }
 
-func infoOf(f *weights.File) (info Info, err error) {
+// ReadInfo is what a file of LPIPS weights says about itself.
+func ReadInfo(f *weights.File) (*Info, error) {
+	var info Info
 	text, ok := f.Metadata()[Key]
 	if !ok {
-		return info, fmt.Errorf("%s holds no LPIPS weights: convert --family lpips makes such a file", f.Path())
+		return nil, fmt.Errorf("%s holds no LPIPS weights: convert --family lpips makes such a file", f.Path())
 	}
 	if err := json.Unmarshal([]byte(text), &info); err != nil {
-		return info, fmt.Errorf("%s: %s: %w", f.Path(), Key, err)
+		return nil, fmt.Errorf("%s: %s: %w", f.Path(), Key, err)
 	}
 	if _, ok := nets[info.Net]; !ok || info.Format != 1 {
-		return info, fmt.Errorf("%s: LPIPS with the backbone %q in format %d, expected alex or vgg in format 1", f.Path(), info.Net, info.Format)
+		return nil, fmt.Errorf("%s: LPIPS with the backbone %q in format %d, expected alex or vgg in format 1", f.Path(), info.Net, info.Format)
 	}
-	return info, nil
+	return &info, nil
 }
 
 // Weights are a backbone and its heads, read but not yet written.
@@ -143,9 +144,6 @@ func (w *Weights) Metadata() map[string]string {
 	}
 	return map[string]string{Key: string(text)}
 }
-
-// Write writes them into one file, whole or not at all. An existing one is replaced.
-func (w *Weights) Write(path string) error { return weights.Write(path, w.Tensors, maps.Clone(w.Metadata())) }
 
 // tensors opens a file of PyTorch or safetensors.
 func tensors(path string) ([]weights.Tensor, io.Closer, error) {

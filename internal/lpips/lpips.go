@@ -5,8 +5,8 @@
 //	f_l  = features of layer l, y_l = f_l / (|f_l| + 1e-10)      the length over the channels, at every pixel
 //	LPIPS = sum over l of mean over pixels of sum over channels of w_l (y_l(a) - y_l(b))^2
 //
-// The weights are the user's: Read takes a backbone of torchvision and the linear heads of the lpips package, and Open what
-// Write made of them.
+// The weights are the user's: Read takes a backbone of torchvision and the linear heads of the lpips package, from which the
+// converter makes the file that Load takes.
 //
 // Convolutions run on the device. Max pooling does not: the kernels' contract has none, the features come to the host anyway
 // to be compared, and a pooling per layer and pair of pictures is no cost that a kernel would win back.
@@ -61,10 +61,10 @@ type Net struct {
 	heads   [][]float32 // of the layers that are compared
 }
 
-// Load builds the network from a file that Write made.
+// Load builds the network from a file that the converter made.
 func Load(d *tensor.Device, f *weights.File) (n *Net, err error) {
 	defer tensor.Catch(&err)
-	info, err := infoOf(f)
+	info, err := ReadInfo(f)
 	if err != nil {
 		return nil, err
 	}

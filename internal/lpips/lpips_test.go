@@ -176,7 +176,7 @@ func TestRefusals(t *testing.T) {
 	w, err := Read(whole, lins)
 	require.NoError(t, err)
 	require.Equal(t, "alex", w.Info.Net)
-	require.NoError(t, w.Write(filepath.Join(dir, "lpips.safetensors")))
+	require.NoError(t, weights.Write(filepath.Join(dir, "lpips.safetensors"), w.Tensors, w.Metadata()))
 	require.NoError(t, w.Close())
 	f, err := weights.Open(filepath.Join(dir, "lpips.safetensors"))
 	require.NoError(t, err)

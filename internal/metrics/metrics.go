@@ -29,32 +29,44 @@ func PSNR(a, b []float32) float64 {
 	return -10 * math.Log10(sum/float64(len(a)))
 }
 
-// Window of SSIM: Gaussian with this deviation, cut at this radius (11x11).
-const (
-	ssimSigma  = 1.5
-	ssimRadius = 5
-	ssimSide   = 2*ssimRadius + 1
+// Form is a variant of SSIM: a window, and how variances are taken under it. Papers mean one or the other and often do not say
+// which, so figures should name it.
+type Form struct {
+	Name   string
+	taps   []float64 // of the window along one axis, of sum 1
+	sample bool      // variances with n/(n-1) for a window of n pixels, as of a sample
+}
+
+var (
+	// Gaussian is the form of Wang et al. 2004: a Gaussian window of 11x11 with deviation 1.5 and the variances of a
+	// population. In scikit-image: gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+	Gaussian = Form{"gaussian", gaussian(5, 1.5), false}
+	// GaussianSample is Gaussian with the variances of a sample, which is what scikit-image makes of gaussian_weights=True.
+	GaussianSample = Form{"gaussian-sample", gaussian(5, 1.5), true}
+	// Uniform is the default of scikit-image: a window of 7x7 equal weights, and the variances of a sample.
+	Uniform = Form{"uniform7", uniform(7), true}
 )
 
-// SSIM returns the mean structural similarity of two pictures of w x h pixels with
-// the given number of interleaved channels (Wang et al. 2004): Gaussian window of
-// 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, population covariance.
-// It is the mean over the channels and over the pixels whose window lies within
-// the picture. These are the conventions of scikit-image with
-// gaussian_weights=True, use_sample_covariance=False.
-//
-// Pictures with a side below 11 have no such pixel and give an error, as do slices
-// of the wrong length.
+// SSIM returns the mean structural similarity of two pictures of w x h pixels with the given number of interleaved
+// channels in the form Gaussian; see Form.SSIM.
 func SSIM(a, b []float32, w, h, channels int) (float64, error) {
+	return Gaussian.SSIM(a, b, w, h, channels)
+}
+
+// SSIM returns the mean structural similarity: K1 = 0.01, K2 = 0.03, data range 1. It is the mean over the channels and
+// over the pixels whose window lies within the picture.
+//
+// Pictures with a side below that of the window have no such pixel and give an error, as do slices of the wrong length.
+func (f Form) SSIM(a, b []float32, w, h, channels int) (float64, error) {
 	if channels < 1 || w < 1 || h < 1 || len(a) != w*h*channels || len(b) != len(a) {
 		return 0, fmt.Errorf("SSIM of %d and %d values, expected %dx%dx%d", len(a), len(b), w, h, channels)
 	}
-	if w < ssimSide || h < ssimSide {
-		return 0, fmt.Errorf("SSIM of a picture of %dx%d, expected at least %dx%d", w, h, ssimSide, ssimSide)
+	if side := len(f.taps); w < side || h < side {
+		return 0, fmt.Errorf("SSIM of a picture of %dx%d, expected at least %dx%d", w, h, side, side)
 	}
 	sum := 0.0
 	for c := range channels {
-		sum += ssimChannel(a, b, w, h, channels, c)
+		sum += f.channel(a, b, w, h, channels, c)
 	}
 	return sum / float64(channels), nil
 }
@@ -62,12 +74,16 @@ func SSIM(a, b []float32, w, h, channels int) (float64, error) {
 // moments are the weighted means that SSIM is made of: a, b, a^2, b^2, ab.
 type moments [5]float64
 
-// ssimChannel filters along rows first and keeps the last 11 filtered rows, over
-// which it then filters along columns. So memory does not grow with the height.
-func ssimChannel(a, b []float32, w, h, channels, c int) float64 {
-	g := gaussian()
-	cols := w - 2*ssimRadius
-	var ring [ssimSide][]moments
+// channel filters along rows first and keeps as many filtered rows as the window has, over which it then filters along
+// columns. So memory does not grow with the height.
+func (f Form) channel(a, b []float32, w, h, channels, c int) float64 {
+	side := len(f.taps)
+	cols := w - side + 1
+	scale := 1.0
+	if n := float64(side * side); f.sample {
+		scale = n / (n - 1)
+	}
+	ring := make([][]moments, side)
 	for i := range ring {
 		ring[i] = make([]moments, cols)
 	}
@@ -79,26 +95,26 @@ func ssimChannel(a, b []float32, w, h, channels, c int) float64 {
 			u, v := unit(a[i]), unit(b[i])
 			row[x] = moments{u, v, u * u, v * v, u * v}
 		}
-		out := ring[y%ssimSide]
+		out := ring[y%side]
 		for x := range out {
 			out[x] = moments{}
-			for k, gk := range g {
-				addScaled(&out[x], gk, &row[x+k])
+			for k, g := range f.taps {
+				addScaled(&out[x], g, &row[x+k])
 			}
 		}
-		if y < 2*ssimRadius {
+		if y < side-1 {
 			continue
 		}
 		for x := range cols {
 			var m moments
-			for k, gk := range g {
-				// y+1 is the slot of the oldest row, y-10.
-				addScaled(&m, gk, &ring[(y+1+k)%ssimSide][x])
+			for k, g := range f.taps {
+				// y+1 is the slot of the oldest row.
+				addScaled(&m, g, &ring[(y+1+k)%side][x])
 			}
-			total += similarity(&m)
+			total += similarity(&m, scale)
 		}
 	}
-	return total / float64(cols*(h-2*ssimRadius))
+	return total / float64(cols*(h-side+1))
 }
 
 func addScaled(m *moments, g float64, v *moments) {
@@ -109,24 +125,32 @@ func addScaled(m *moments, g float64, v *moments) {
 	m[4] += g * v[4]
 }
 
-// similarity is (2 ma mb + C1)(2 cov + C2) / ((ma^2 + mb^2 + C1)(va + vb + C2)).
-func similarity(m *moments) float64 {
+// similarity is (2 ma mb + C1)(2 cov + C2) / ((ma^2 + mb^2 + C1)(va + vb + C2)), the variances times scale.
+func similarity(m *moments, scale float64) float64 {
 	const c1, c2 = 0.01 * 0.01, 0.03 * 0.03
 	ma, mb := m[0], m[1]
-	va, vb, cov := m[2]-ma*ma, m[3]-mb*mb, m[4]-ma*mb
+	va, vb, cov := scale*(m[2]-ma*ma), scale*(m[3]-mb*mb), scale*(m[4]-ma*mb)
 	return (2*ma*mb + c1) * (2*cov + c2) / ((ma*ma + mb*mb + c1) * (va + vb + c2))
 }
 
-// gaussian returns the window along one axis, of sum 1.
-func gaussian() (g [ssimSide]float64) {
-	sum := 0.0
+// gaussian is a window of 2 radius + 1 pixels.
+func gaussian(radius int, deviation float64) []float64 {
+	g, sum := make([]float64, 2*radius+1), 0.0
 	for i := range g {
-		d := float64(i - ssimRadius)
-		g[i] = math.Exp(-d * d / (2 * ssimSigma * ssimSigma))
+		d := float64(i - radius)
+		g[i] = math.Exp(-d * d / (2 * deviation * deviation))
 		sum += g[i]
 	}
 	for i := range g {
 		g[i] /= sum
+	}
+	return g
+}
+
+func uniform(side int) []float64 {
+	g := make([]float64, side)
+	for i := range g {
+		g[i] = 1 / float64(side)
 	}
 	return g
 }

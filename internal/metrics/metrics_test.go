@@ -44,6 +44,28 @@ func TestFigures(t *testing.T) {
 		b = append(b, float32(v+0.4*scatter(i)))
 	}
 	check(t, a, b, w, h, 19.037267563, 0.527845318)
+
+	var green, other []float32
+	for i := 1; i < len(a); i += 3 {
+		green, other = append(green, a[i]), append(other, b[i])
+	}
+	for _, c := range []struct {
+		form        Form
+		color, gray float64
+	}{
+		// gaussian_weights=True, sigma=1.5, use_sample_covariance=False; the same with True; win_size=7
+		{Gaussian, 0.5278453184609081, 0.5389968619818165},
+		{GaussianSample, 0.5276893726974555, 0.5388448896569593},
+		{Uniform, 0.6455370743670624, 0.6414438001779171},
+		{Form{"uniform7-population", uniform(7), false}, 0.6457563699626494, 0.6416680593208917},
+	} {
+		got, err := c.form.SSIM(a, b, w, h, 3)
+		require.NoError(t, err)
+		require.InDelta(t, c.color, got, 1e-6, c.form.Name)
+		got, err = c.form.SSIM(green, other, w, h, 1)
+		require.NoError(t, err)
+		require.InDelta(t, c.gray, got, 1e-6, c.form.Name)
+	}
 }
 
 // a = photo/127.5 - 1, b = a + 0.5 noise. The photos are not part of the

@@ -192,7 +192,7 @@ func (k *checker) lipschitz() {
 
 // gradient is that of 1/2 |A(x)-y|^2, or of what the operator has in its place.
 func (k *checker) gradient(x, y *tensor.Tensor) []float32 {
-	if m, ok := k.op.(misfitter); ok {
+	if m, ok := k.op.(solver.Misfit); ok {
 		return floats(m.MisfitVJP(x, m.Misfit(x, y)))
 	}
 	return floats(k.op.VJP(x, k.d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: k.op.Apply(x), C: 1}, {X: y, C: -1}}})))

@@ -61,7 +61,7 @@ func Verify(d *tensor.Device, op solver.Operator, h, w, c int, o Options) error 
 	if o.Images > 1 {
 		k.try("independence", k.independence)
 	}
-	misfit, special := op.(misfitter)
+	misfit, special := op.(solver.Misfit)
 	if k.linear {
 		if k.try("linearity", k.linearity) {
 			k.try("adjoint", k.adjoint)
@@ -112,12 +112,6 @@ func (k *checker) fail(format string, args ...any) {
 	k.found = append(k.found, fmt.Errorf("%T: "+format, append([]any{k.op}, args...)...))
 }
 
-// misfitter operators have a residual of their own, and the transpose of its derivative.
-type misfitter interface {
-	solver.Misfit
-	MisfitVJP(x, r *tensor.Tensor) *tensor.Tensor
-}
-
 // floats downloads; a device that fails ends the part.
 func floats(x *tensor.Tensor) []float32 {
 	v, err := x.Floats()
@@ -151,9 +145,12 @@ func (k *checker) picture() []float32 {
 	return v
 }
 
-// measured is what the operator measures of a picture, restricted to that.
+// measured is what the operator records of a picture, restricted to what it measures.
 func (k *checker) measured(x *tensor.Tensor) *tensor.Tensor {
 	y := k.op.Apply(x)
+	if r, ok := k.op.(solver.Recorder); ok {
+		y = r.Record(y)
+	}
 	if r, ok := k.op.(solver.Restricter); ok {
 		y = r.Restrict(y)
 	}
@@ -182,7 +179,7 @@ func (k *checker) methods() []method {
 		{"Apply", [][4]int{k.shape}, k.y, func(a []*tensor.Tensor) *tensor.Tensor { return k.op.Apply(a[0]) }},
 		{"VJP", [][4]int{k.shape, k.y}, k.shape, func(a []*tensor.Tensor) *tensor.Tensor { return k.op.VJP(k.at(a[0]), a[1]) }},
 	}
-	if m, ok := k.op.(misfitter); ok {
+	if m, ok := k.op.(solver.Misfit); ok {
 		list = append(list,
 			method{"Misfit", [][4]int{k.shape, k.y}, k.y, func(a []*tensor.Tensor) *tensor.Tensor { return m.Misfit(a[0], a[1]) }},
 			method{"MisfitVJP", [][4]int{k.shape, k.y}, k.shape, func(a []*tensor.Tensor) *tensor.Tensor { return m.MisfitVJP(a[0], a[1]) }})

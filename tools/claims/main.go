@@ -44,23 +44,24 @@ type sweep struct {
 	file, title, axis string
 	log               bool
 	values            []int
+	ticks             ticks // of the axis; nil: those of counts up to 40
 	set               func(p *solver.Parameters, v int)
 	at                func(r *solver.Result, v int) float64 // where on the axis a run stands
 }
 
 var sweeps = []sweep{
 	{
-		"claim-tstar", "Quality against the starting noise level", "t*", false, []int{20, 80, 150, 300, 500, 800},
+		"claim-tstar", "Quality against the starting noise level", "t*", false, []int{20, 80, 150, 300, 500, 800}, ticks{20, 80, 150, 300, 500, 800},
 		func(p *solver.Parameters, v int) { p.TStar = v },
 		func(_ *solver.Result, v int) float64 { return float64(v) },
 	},
 	{
-		"claim-guided", "Quality against the number of guided steps (40 denoiser calls)", "guided steps", false, []int{1, 2, 4, 8, 40},
+		"claim-guided", "Quality against the number of guided steps (40 denoiser calls)", "guided steps", false, []int{1, 2, 4, 8, 40}, nil,
 		func(p *solver.Parameters, v int) { p.K1, p.P, p.Every = 1, p.K1+p.P-1, v },
 		func(r *solver.Result, _ int) float64 { return float64(r.Corrections) },
 	},
 	{
-		"claim-calls", "Quality against the number of denoiser calls", "denoiser calls", true, []int{5, 10, 20, 40, 80},
+		"claim-calls", "Quality against the number of denoiser calls", "denoiser calls", true, []int{5, 10, 20, 40, 80}, ticks{5, 10, 20, 40, 80},
 		func(p *solver.Parameters, v int) { *p = p.Budget(v) },
 		func(_ *solver.Result, v int) float64 { return float64(v) },
 	},
@@ -182,10 +183,14 @@ func draw(all []entry, folder string) error {
 		p.Title.Text, p.X.Label.Text, p.Y.Label.Text = s.title, s.axis, "PSNR relative to the defaults, dB"
 		p.Title.TextStyle.Font.Size, p.Title.Padding = 13, 8
 		p.X.Padding, p.Y.Padding = 6, 6
-		p.Legend.Top, p.Legend.Padding, p.Legend.YOffs = false, 3, 8
+		p.Legend.Top, p.Legend.Padding, p.Legend.YOffs = false, 3, 12
 		p.Legend.XOffs = -8
+		p.Y.Tick.Marker = steps{}
+		if p.X.Tick.Marker = (ticks{0, 10, 20, 30, 40}); s.ticks != nil {
+			p.X.Tick.Marker = s.ticks
+		}
 		if s.log {
-			p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, values(s.values)
+			p.X.Scale = plot.LogScale{}
 		}
 		grid := plotter.NewGrid()
 		grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xe4}, color.Gray{0xe4}
@@ -223,6 +228,7 @@ func draw(all []entry, folder string) error {
 		if photos == 0 {
 			return fmt.Errorf("the journal holds no runs of %s", s.file)
 		}
+		p.X.Max += (p.X.Max - p.X.Min) / 50 // the whiskers of the last points
 		p.Title.Text += fmt.Sprintf(", %d photos", photos)
 		if err := p.Save(16*vg.Centimeter, 10*vg.Centimeter, filepath.Join(folder, s.file+".png")); err != nil {
 			return err
@@ -237,12 +243,26 @@ type bars struct {
 	plotter.YErrors
 }
 
-// values are ticks where runs were made.
-type values []int
+// ticks of an axis, all of them labelled.
+type ticks []int
 
-func (v values) Ticks(_, _ float64) (ticks []plot.Tick) {
-	for _, n := range v {
-		ticks = append(ticks, plot.Tick{Value: float64(n), Label: fmt.Sprint(n)})
+func (t ticks) Ticks(_, _ float64) (list []plot.Tick) {
+	for _, n := range t {
+		list = append(list, plot.Tick{Value: float64(n), Label: fmt.Sprint(n)})
 	}
-	return ticks
+	return list
+}
+
+// steps are ticks every 0.5 dB, or every 1 dB on a longer axis.
+type steps struct{}
+
+func (steps) Ticks(low, high float64) (list []plot.Tick) {
+	step := 0.5
+	if high-low > 4 {
+		step = 1
+	}
+	for v := math.Ceil(low/step) * step; v <= high; v += step {
+		list = append(list, plot.Tick{Value: v, Label: fmt.Sprintf("%+.1f", v)})
+	}
+	return list
 }
