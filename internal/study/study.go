@@ -69,6 +69,23 @@ func split(s string) (list []string) {
 	return list
 }
 
+// Gray is the photo without its colours, for measurements that see none.
+func (l *Lab) Gray(p Photo) (Photo, error) {
+	img := imagefile.New(p.Image.W, p.Image.H)
+	for i := 0; i < len(img.Pix); i += 3 {
+		c := p.Image.Pix[i : i+3]
+		v := 0.299*c[0] + 0.587*c[1] + 0.114*c[2]
+		img.Pix[i], img.Pix[i+1], img.Pix[i+2] = v, v, v
+	}
+	img.Gray = true
+	path := filepath.Join(l.dir, p.Name+"-gray.png")
+	if err := imagefile.Write(path, img, true); err != nil {
+		return p, err
+	}
+	img, err := imagefile.Read(path, imagefile.Limits{}) // rounded, as degrade will see it
+	return Photo{p.Name, path, img}, err
+}
+
 // Lab is a device with the prior, and the program that makes measurements.
 type Lab struct {
 	dev     *tensor.Device
@@ -203,7 +220,7 @@ func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcom
 		return nil, nil, err
 	}
 	defer solver.Release(p.Operator)
-	if y := p.Y; y.C() == 3 && y.H() > 0 && truth.Image.H%y.H() == 0 && truth.Image.W%y.W() == 0 {
+	if y := p.Y; (y.C() == 3 || y.C() == 1) && truth.Image.H%y.H() == 0 && truth.Image.W%y.W() == 0 {
 		small, err := picture(y)
 		if err != nil {
 			return nil, nil, err

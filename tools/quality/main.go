@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -133,21 +134,38 @@ func (o options) run(ctx context.Context) error {
 		}
 	}
 	total := left
+	eta := func(calls int) string {
+		left -= calls
+		return (time.Since(begun) * time.Duration(left) / time.Duration(max(total-left, 1))).Round(time.Second).String()
+	}
+	var failed []error
 	for _, t := range some {
-		for _, p := range photos {
-			if err := o.photo(ctx, lab, j, t, p, by, func(calls int) string {
-				left -= calls
-				spent := time.Since(begun)
-				return (spent * time.Duration(left) / time.Duration(max(total-left, 1))).Round(time.Second).String()
-			}); err != nil {
-				return fmt.Errorf("%s, %s: %w", t.name, p.Name, err)
-			}
-		}
-		if err := o.sheet(j.Entries, t, photos, by); err != nil {
-			return err
+		// A task that fails does not keep the others from being run.
+		if err := o.task(ctx, lab, j, t, photos, by, eta); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", t.name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", t.name, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// task runs what is left to do of one task, and draws its sheet.
+func (o options) task(ctx context.Context, lab *study.Lab, j *study.Journal[entry], t task, photos []study.Photo, by []method, eta func(calls int) string) error {
+	shown := slices.Clone(photos)
+	for i, p := range photos {
+		if t.gray {
+			var err error
+			if shown[i], err = lab.Gray(p); err != nil {
+				return err
+			}
+		}
+		if err := o.photo(ctx, lab, j, t, shown[i], by, eta); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	return o.sheet(j.Entries, t, shown, by)
 }
 
 // find is the newest entry of a run.

@@ -16,6 +16,7 @@ type task struct {
 	name  string
 	args  []string
 	turns bool // the measurement is blind to a turn by 180 degrees: the better of the two counts
+	gray  bool // the measurement sees no colours, and gets a photo without
 }
 
 // command is the arguments as one would type them.
@@ -45,7 +46,22 @@ var tasks = []task{
 	row("super-resolution x16", "--task sr --scale 16 --sigma 0.05"),
 	row("Gaussian blur", "--task deblur --kernel gaussian:61:3 --sigma 0.05"),
 	row("motion blur", "--task deblur --kernel motion:61:0.5:3 --sigma 0.05"),
+	row("nonlinear blur", "--task nonlinear-blur --kernel gaussian:61:3 --sigma 0.05"),
+	row("JPEG quality 10", "--task jpeg --quality 10"),
+	row("JPEG quality 5", "--task jpeg --quality 5"),
+	row("JPEG quality 2", "--task jpeg --quality 2"),
+	row("2 bits per channel", "--task dequantize --bits 2"),
+	row("high dynamic range", "--task hdr --sigma 0.05"),
+	row("colouring", "--task colorize --sigma 0.05"),
+	row("block compressed sensing 25 %", "--task cs --ratio 0.25 --sigma 0.05"),
+	row("single pixel 25 %", "--task single-pixel --ratio 0.25 --sigma 0.05"),
+	turns(row("phase retrieval", "--task phase --sigma 0.05")),
+	gray(row("MRI 4x", "--task mri --acceleration 4 --sigma 0.05")),
+	gray(row("CT, 30 views", "--task ct --views 30 --sigma 0.01")),
 }
+
+func turns(t task) task { t.turns = true; return t }
+func gray(t task) task  { t.gray = true; return t }
 
 // equal is the number of denoiser calls at which methods are compared: that of Spin's defaults.
 const equal = solver.Standard
