@@ -1,4 +1,4 @@
-// Package study runs reconstructions of test photos one after the other in one process, with the built-in prior. The tools
+// Package study runs reconstructions of test photos one after the other in one process, with a built-in prior. The tools
 // that make the tables and plots of docs/quality.md are built on it.
 //
 // Measurements come from the spin-native program itself (degrade --save-measurement), so that a task of a study is what its
@@ -17,12 +17,15 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
+	"github.com/spin-native/spin/weights"
+	"github.com/spin-native/spin/weights/latent"
 	"github.com/spin-native/spin/weights/photo"
 )
 
@@ -89,13 +92,22 @@ func (l *Lab) Gray(p Photo) (Photo, error) {
 // Lab is a device with the prior, and the program that makes measurements.
 type Lab struct {
 	dev     *tensor.Device
-	den     solver.Denoiser
+	prior   Prior
 	dir     string
 	program string
 }
 
-// Open loads the prior and builds the program, from the folder of the module.
-func Open(threads int) (l *Lab, err error) {
+// Prior is what pictures look like; FirstStage is nil where the denoiser works on them.
+type Prior struct {
+	solver.Denoiser
+	FirstStage solver.FirstStage
+}
+
+// Schedule is the denoiser's.
+func (p Prior) Schedule() *solver.Schedule { return p.Denoiser.(solver.Scheduled).Schedule() }
+
+// Open loads a built-in prior, photo or photo-latent, and builds the program, from the folder of the module.
+func Open(prior string, threads int) (l *Lab, err error) {
 	l = &Lab{}
 	defer func() {
 		if err != nil {
@@ -114,35 +126,72 @@ func Open(threads int) (l *Lab, err error) {
 		return l, err
 	}
 	l.dev = tensor.NewDevice(backend)
-	f, err := photo.Open()
-	if err != nil {
-		return l, err
+	if l.prior, err = load(l.dev, prior); err != nil {
+		return l, fmt.Errorf("prior %s: %w", prior, err)
 	}
-	defer f.Close()
-	info, err := f.Info()
-	if err != nil {
-		return l, err
+	return l, nil
+}
+
+// load builds a built-in prior, photo or photo-latent.
+func load(d *tensor.Device, name string) (p Prior, err error) {
+	var files []*weights.File
+	switch name {
+	case "photo":
+		f, err := photo.Open()
+		if err != nil {
+			return p, err
+		}
+		files = []*weights.File{f}
+	case "photo-latent":
+		unet, stage, err := latent.Open()
+		if err != nil {
+			return p, err
+		}
+		files = []*weights.File{unet, stage}
+	default:
+		return p, fmt.Errorf("expected photo or photo-latent")
 	}
-	config, err := nn.ParseUNetConfig(info.Model)
+	m, err := checkpoint.Converted(files...)
 	if err != nil {
-		return l, err
+		return p, err
 	}
-	net, err := nn.LoadUNet(l.dev, f.Scope(), config, nn.LoadOptions{MeanOnly: true})
+	defer m.Close()
+	stack, err := m.Stack()
 	if err != nil {
-		return l, err
+		return p, err
 	}
+	info := stack.UNet.Info
 	betas, err := info.Schedule.Values()
 	if err != nil {
-		return l, err
+		return p, err
 	}
-	schedule, err := solver.FromBetas(betas)
+	o := solver.ModelOptions{Prediction: solver.Prediction(info.Prediction), NoClip: stack.FirstStage != nil}
+	if o.Schedule, err = solver.FromBetas(betas); err != nil {
+		return p, err
+	}
+	f, err := weights.FromTensors("unet", stack.UNet.Tensors, nil)
 	if err != nil {
-		return l, err
+		return p, err
 	}
-	l.den = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor {
-		return net.Forward(x, []float64{t}, nil)
-	}, solver.ModelOptions{Schedule: schedule, Prediction: solver.Prediction(info.Prediction), Multiple: config.Downsampling()})
-	return l, nil
+	if c := stack.Guided; c != nil {
+		net, err := nn.LoadUNet(d, f.Scope(), *c, nn.LoadOptions{MeanOnly: true})
+		if err != nil {
+			return p, err
+		}
+		o.Multiple = c.Downsampling()
+		p.Denoiser = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor { return net.Forward(x, []float64{t}, nil) }, o)
+		return p, nil
+	}
+	net, err := nn.LoadLatentUNet(d, f.Scope(), *stack.Latent, nn.LoadOptions{MeanOnly: true})
+	if err != nil {
+		return p, err
+	}
+	o.Multiple = net.Config.Downsampling()
+	p.Denoiser = solver.FromModel(func(x *tensor.Tensor, t float64) *tensor.Tensor { return net.Forward(x, []float64{t}, nil, nil) }, o)
+	if stack.FirstStage != nil {
+		p.FirstStage, err = stack.FirstStage.LoadFirstStage(d, nn.LoadOptions{ImageSize: 256})
+	}
+	return p, err
 }
 
 // Close releases the device and the program.
@@ -153,9 +202,6 @@ func (l *Lab) Close() error {
 	}
 	return l.dev.Close()
 }
-
-// Schedule is the prior's.
-func (l *Lab) Schedule() *solver.Schedule { return l.den.(solver.Scheduled).Schedule() }
 
 // Device says where the lab computes.
 func (l *Lab) Device() string { return l.dev.Name() }
@@ -184,7 +230,7 @@ type Outcome struct {
 }
 
 // Method makes a picture from a measurement.
-type Method func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error)
+type Method func(ctx context.Context, p solver.Problem, prior Prior) (*solver.Result, error)
 
 // Solve runs a method on a measurement of a photo.
 func (l *Lab) Solve(ctx context.Context, m *solver.Measurement, truth Photo, method Method) (o *Outcome, err error) {
@@ -196,7 +242,7 @@ func (l *Lab) Solve(ctx context.Context, m *solver.Measurement, truth Photo, met
 	}
 	defer solver.Release(p.Operator)
 	resetPeak()
-	r, err := method(ctx, p, l.den)
+	r, err := method(ctx, p, l.prior)
 	if err != nil {
 		return nil, err
 	}

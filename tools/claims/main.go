@@ -102,7 +102,7 @@ func run(ctx context.Context, j *study.Journal[entry], folder, names string, thr
 	if err != nil {
 		return err
 	}
-	lab, err := study.Open(threads)
+	lab, err := study.Open("photo", threads)
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,10 @@ func run(ctx context.Context, j *study.Journal[entry], folder, names string, thr
 				if slices.ContainsFunc(j.Entries, func(o entry) bool { return o.Sweep == name && o.Task == t.name && o.Photo == p.Name && o.Value == v }) {
 					return nil
 				}
-				o, err := lab.Solve(ctx, m, p, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
-					s := solver.Defaults(p.Operator.(solver.Tasker).Task(), p.Sigma, lab.Schedule())
+				o, err := lab.Solve(ctx, m, p, func(ctx context.Context, p solver.Problem, prior study.Prior) (*solver.Result, error) {
+					s := solver.Defaults(p.Operator.(solver.Tasker).Task(), p.Sigma, prior.Schedule())
 					set(&s.Parameters, v)
-					r, err := solver.Spin(ctx, p, den, s)
+					r, err := solver.Spin(ctx, p, prior, s)
 					if err == nil {
 						e.X = at(r, v)
 					}

@@ -1,8 +1,9 @@
-// Command quality makes the tables of docs/quality.md with the built-in prior: every task on every photo of a folder, by every
+// Command quality makes the tables of docs/quality.md with a built-in prior: every task on every photo of a folder, by every
 // method at the same number of denoiser calls, and by Spin's presets.
 //
 //	go run ./tools/quality -photos FOLDER -dir quality            all of it, which takes hours
 //	go run ./tools/quality -photos FOLDER -dir quality -tasks sr,jpeg -methods spin -names astronaut,cat
+//	go run ./tools/quality -photos FOLDER -dir latent -prior photo-latent
 //	go run ./tools/quality -dir quality -report > tables.md       the tables of what is finished
 //
 // Finished runs are kept in the folder -dir: journal.jsonl, the results as pictures, and a sheet for each task, with one row
@@ -27,7 +28,7 @@ import (
 )
 
 type options struct {
-	photos, names, dir, tasks, methods string
+	photos, names, dir, tasks, methods, prior string
 	report, again, list                bool
 	threads                            int
 }
@@ -39,6 +40,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "quality", "folder for journal, results and sheets")
 	flag.StringVar(&o.tasks, "tasks", "", "only tasks whose name contains one of these: sr,blur")
 	flag.StringVar(&o.methods, "methods", "", "only methods whose name contains one of these: spin,ddnm")
+	flag.StringVar(&o.prior, "prior", "photo", "photo or photo-latent; each needs a -dir of its own")
 	flag.BoolVar(&o.report, "report", false, "print the tables of what is finished, and run nothing")
 	flag.BoolVar(&o.again, "again", false, "run what is selected even if it is finished; the newest counts")
 	flag.BoolVar(&o.list, "list", false, "list tasks and methods, and run nothing")
@@ -66,6 +68,7 @@ type entry struct {
 	Picture  string  `json:"picture,omitempty"`
 	Note     string  `json:"note,omitempty"` // why there is no result
 	Device   string  `json:"device,omitempty"`
+	Prior    string  `json:"prior"`
 }
 
 const (
@@ -114,11 +117,14 @@ func (o options) run(ctx context.Context) error {
 		fmt.Print(report(j.Entries, some, by))
 		return nil
 	}
+	if i := slices.IndexFunc(j.Entries, func(e entry) bool { return e.Prior != o.prior }); i >= 0 {
+		return fmt.Errorf("-dir %s holds results of the prior %s: take another one for %s", o.dir, j.Entries[i].Prior, o.prior)
+	}
 	photos, err := study.Photos(o.photos, o.names)
 	if err != nil {
 		return err
 	}
-	lab, err := study.Open(o.threads)
+	lab, err := study.Open(o.prior, o.threads)
 	if err != nil {
 		return err
 	}
@@ -191,7 +197,7 @@ func (o options) photo(ctx context.Context, lab *study.Lab, j *study.Journal[ent
 		return err
 	}
 	add := func(name string, r *study.Outcome) error {
-		e := entry{Task: t.key(), Photo: p.Name, Method: name}
+		e := entry{Task: t.key(), Photo: p.Name, Method: name, Prior: o.prior}
 		if r != nil {
 			e.PSNR, e.SSIM, e.Calls, e.Seconds, e.PeakMB, e.Residual = min(r.PSNR, 999), r.SSIM, r.Calls, r.Seconds, r.PeakMB, r.Residual
 			e.Device = lab.Device()
@@ -233,7 +239,7 @@ func (o options) photo(ctx context.Context, lab *study.Lab, j *study.Journal[ent
 		if err != nil {
 			// A method that is not for this operator, DDNM+ for one that is not linear, says so; the table has a gap there.
 			fmt.Fprintf(os.Stderr, "%s, %s, %s: %v\n", t.name, p.Name, method.name, err)
-			if err := j.Add(entry{Task: t.key(), Photo: p.Name, Method: method.name, Note: err.Error()}); err != nil {
+			if err := j.Add(entry{Task: t.key(), Photo: p.Name, Method: method.name, Note: err.Error(), Prior: o.prior}); err != nil {
 				return err
 			}
 			eta(method.calls)

@@ -74,28 +74,40 @@ type method struct {
 }
 
 func spin(name string, calls int) method {
-	return method{name, calls, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
-		return solver.Spin(ctx, p, den, solver.Settings{Calls: calls, Options: solver.Options{Seed: 1}})
+	return method{name, calls, func(ctx context.Context, p solver.Problem, prior study.Prior) (*solver.Result, error) {
+		return solver.Spin(ctx, p, prior, solver.Settings{Calls: calls, FirstStage: prior.FirstStage, Options: solver.Options{Seed: 1}})
+	}}
+}
+
+// rival is a method with settings S in the space of pictures, at equal calls.
+func rival[S any](name string, settings S, run func(context.Context, solver.Problem, solver.Denoiser, S) (*solver.Result, error)) method {
+	return method{name, equal, func(ctx context.Context, p solver.Problem, prior study.Prior) (*solver.Result, error) {
+		if prior.FirstStage != nil {
+			return nil, fmt.Errorf("%s works on pictures, not on latents", name)
+		}
+		return run(ctx, p, prior, settings)
 	}}
 }
 
 // ours is the column that the rivals are compared with.
 const ours = "Spin default"
 
+var seeded = solver.Options{Seed: 1}
+
 var methods = []method{
-	{"DDNM+", equal, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
-		return solver.DDNM(ctx, p, den, solver.DDNMSettings{N: equal, Options: solver.Options{Seed: 1}})
-	}},
-	{"DiffPIR", equal, func(ctx context.Context, p solver.Problem, den solver.Denoiser) (*solver.Result, error) {
-		return solver.DiffPIR(ctx, p, den, solver.DiffPIRSettings{N: equal, Options: solver.Options{Seed: 1}})
-	}},
+	rival("DDNM+", solver.DDNMSettings{N: equal, Options: seeded}, solver.DDNM),
+	rival("DiffPIR", solver.DiffPIRSettings{N: equal, Options: seeded}, solver.DiffPIR),
+	rival("DDRM", solver.DDRMSettings{N: equal, Options: seeded}, solver.DDRM),
+	rival("RED-diff", solver.REDDiffSettings{N: equal, Options: seeded}, solver.REDDiff),
+	rival("DAPS", solver.DAPSSettings{N: equal, Options: seeded}, solver.DAPS),
+	rival("DPS (approximation)", solver.DPSApproxSettings{N: equal, Options: seeded}, solver.DPSApprox),
 	spin("Spin fast", solver.Fast),
 	spin(ours, solver.Standard),
 	spin("Spin best", solver.Best),
 }
 
-// rival is whether a method is one that Spin is compared with.
-func (m method) rival() bool { return !strings.HasPrefix(m.name, "Spin") }
+// isRival is whether a method is one that Spin is compared with.
+func (m method) isRival() bool { return !strings.HasPrefix(m.name, "Spin") }
 
 // figure is the mean and standard deviation of the photos' figures.
 type figure struct {
@@ -154,7 +166,7 @@ func report(all []entry, some []task, by []method) string {
 		cells := []string{t.name, mean(all, t, measured).String(), mean(all, t, guess).String()}
 		best, from, own := math.Inf(-1), "", mean(all, t, ours)
 		for _, m := range by {
-			if f := mean(all, t, m.name); m.rival() && f.n > 0 && f.n == own.n && f.psnr > best {
+			if f := mean(all, t, m.name); m.isRival() && f.n > 0 && f.n == own.n && f.psnr > best {
 				best, from = f.psnr, m.name
 			}
 		}
