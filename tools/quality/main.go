@@ -29,8 +29,8 @@ import (
 
 type options struct {
 	photos, names, dir, tasks, methods, prior string
-	report, again, list                bool
-	threads                            int
+	report, again, list                       bool
+	threads                                   int
 }
 
 func main() {
