@@ -65,6 +65,9 @@ func TestImportsPointDownward(t *testing.T) {
 		if !library {
 			top, _, _ := strings.Cut(name, "/")
 			require.Contains(t, []string{"cmd", "internal", "tools", "examples"}, top, "package %s is not in the table of imports", name)
+			for _, i := range p.Imports {
+				require.False(t, top != "tools" && strings.HasPrefix(i, "gonum.org/v1/plot"), "%s imports %s: plots are made by tools, no program draws them", name, i)
+			}
 			continue
 		}
 		for _, i := range p.Imports {
