@@ -23,6 +23,7 @@
 //	DDIM, DDPM, PNDM, DPM-Solver++                                 Transition, stepper.advance
 //	x = n; x0 = D(x,t); x = transition(x, x0)                      Generate
 //	DiffPIR, DDNM+, DDRM, RED-diff, DAPS, dps-approx               DiffPIR, DDNM, DDRM, REDDiff, DAPS, DPSApprox
+//	several runs, of which the data choose                         restart
 //	tstar, K1, P, lam by task                                      Defaults, LatentDefaults
 //
 // The correction is computed by the operator's closed form (Proximal), conjugate gradients with a preconditioner
@@ -37,7 +38,8 @@
 //
 // # Operators
 //
-// This package has Denoise, Gray, Inpaint, Downsample, Blur, and Compose to chain them. Any type with Apply and VJP is an
+// This package has Denoise, Gray, Inpaint, Downsample, Blur; Phase, MRI, CT, BlockSensing and SinglePixel, which measure
+// what is no picture; and Compose to chain them. Any type with Apply and VJP is an
 // operator too; what else it can tell (a closed form, a first guess, a Lipschitz constant, the size of its images) it
 // tells by the small interfaces in operator.go. Spec describes an operator apart from a device, and Measurement is a file
 // that holds what was measured together with it.

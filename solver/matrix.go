@@ -145,6 +145,12 @@ func selection(rows, cols int, at func(i int) int) *matrix {
 	return newMatrix(rows, cols, func(i int, add func(j int, v float64)) { add(at(i), 1) })
 }
 
+// rotation is the matrix that turns n pixels on a circle: pixel i comes from i + by.
+func rotation(n, by int) *matrix { return selection(n, n, func(i int) int { return (i + by) % n }) }
+
+// identity leaves n pixels as they are.
+func identity(n int) *matrix { return rotation(n, 0) }
+
 // cosines is the orthonormal DCT-II of size n: row k is u_k, with
 //
 //	u_k[i] = sqrt(2/n) cos(pi k (i+1/2) / n),   u_0[i] = sqrt(1/n)

@@ -26,6 +26,9 @@ const (
 	domainMask           // random masks
 	domainMotion         // random kernels
 	domainGrain          // the grain of Invented
+	domainPhase          // first guesses of phase retrieval
+	domainLines          // which lines and coefficients are sampled
+	domainBlock          // random matrices of compressed sensing
 )
 
 type philoxNoise struct {

@@ -127,6 +127,12 @@ func (c *Composition) Restrict(y *tensor.Tensor) *tensor.Tensor {
 // Counts is that of the last part, or nil, all elements.
 func (c *Composition) Counts(y [4]int) []int { return counts(c.last(), y) }
 
+// Monochrome is that of the last part: the others treat channels alike.
+func (c *Composition) Monochrome() bool {
+	m, ok := c.last().(Monochrome)
+	return ok && m.Monochrome()
+}
+
 // Task is that of the part whose defaults start at the highest noise level, for the linear schedule: the hardest one.
 func (c *Composition) Task() Task {
 	var hardest Task

@@ -50,6 +50,12 @@ type Guesser interface {
 	Guess(y *tensor.Tensor) *tensor.Tensor
 }
 
+// Starter operators have first guesses that begin at random, for runs that are begun more than once: attempt 0, 1, ... of a
+// seed.
+type Starter interface {
+	Attempt(y *tensor.Tensor, seed uint64, number int) *tensor.Tensor
+}
+
 // Sizer operators know the shape of the images [N,H,W,C] behind measurements of a shape. Without it the image has the
 // shape of the measurement, or that of Problem.Start.
 type Sizer interface {
@@ -78,6 +84,9 @@ type Recorder interface {
 type Viewer interface {
 	View(y *tensor.Tensor) *tensor.Tensor
 }
+
+// Monochrome operators measure, where Monochrome is true, the mean of an image's channels only: their pictures are grey.
+type Monochrome interface{ Monochrome() bool }
 
 // Restricter operators measure only some elements of y: Restrict sets the others to zero.
 type Restricter interface {

@@ -53,6 +53,38 @@ var operatorRows = []struct {
 		op, err := NewBlur(d, h, w, k)
 		return op, [4]int{n, h, w, c}, err
 	}},
+	{"phase", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		op, err := NewPhase(d, h, w, 4*rng.Float64(), rng.IntN(2) == 0)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"mri", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		kind := []string{"random", "equispaced"}[rng.IntN(2)]
+		lines, err := Lines(w, 1+rng.Float64()*float64(min(w, 9)-1), 0.1*rng.Float64(), kind, rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewMRI(d, h, w, c, lines)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"ct", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		op, err := NewCT(d, h, w, c, 1+rng.IntN(9), rng.IntN(40))
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"block sensing", func(d *tensor.Device, rng *rand.Rand, n, _, _, c int) (Operator, [4]int, error) {
+		block := 2 + rng.IntN(5)
+		h, w := block*(1+rng.IntN(5)), block*(1+rng.IntN(5))
+		op, err := NewBlockSensing(d, h, w, block, 1-rng.Float64(), rng.Uint64())
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"single pixel", func(d *tensor.Device, rng *rand.Rand, n, _, _, c int) (Operator, [4]int, error) {
+		h, w := 1<<rng.IntN(6), 1<<rng.IntN(6)
+		chosen, err := Coefficients(h, w, 1-rng.Float64(), []string{"random", "sequency"}[rng.IntN(2)], rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewSinglePixel(d, h, w, chosen)
+		return op, [4]int{n, h, w, c}, err
+	}},
 	{"blur, then downsample, then mask", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
 		k, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
 		if err != nil {

@@ -67,6 +67,8 @@ type Result struct {
 	// its noise. For sigma = 0 it is the mean square |A(x)-y|^2 / count. Samples without a measurement have none.
 	Residual     []float64
 	Certificates []Certificate // how well every image explains its measurement
+	// Attempts is the residual of every image in every run, where there were restarts; Residual is the smallest.
+	Attempts [][]float64
 }
 
 // run is the state that all solvers step forward: the noisy images x and the latest clean ones x0. With a first stage both

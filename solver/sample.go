@@ -31,13 +31,16 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 		}
 	}
 	s.Parameters, s.Calls = s.Budget(s.Calls), 0
+	if s.Restarts == 0 {
+		s.Restarts = restartsOf(taskOf(p.Operator))
+	}
 	d := p.Y.Device()
 	var x0 *tensor.Tensor
 	defer d.Tidy(&x0)()
 	many := p
 	many.Y = repeated(p.Y, n)
 	var warm *Result
-	total := s.K1 + len(Grid(s.TStar, s.TLow, s.P, or(s.Power, 2)))
+	total := s.Restarts*s.K1 + len(Grid(s.TStar, s.TLow, s.P, or(s.Power, 2)))
 	progress := s.Progress
 	report := func(before int) func(Progress) {
 		if progress == nil {
@@ -69,7 +72,7 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 			return warm, err
 		}
 	}
-	s.Progress, s.K1 = report(s.K1), 0
+	s.Progress, s.K1, s.Restarts = report(s.Restarts*s.K1), 0, 1 // where to start has been chosen
 	res, err = Spin(ctx, many, den, s)
 	if res == nil {
 		return nil, err

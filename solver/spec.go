@@ -37,10 +37,18 @@ type kind struct {
 	shape func(s Spec, h, w, c int) ([3]int, error)
 	build func(d *tensor.Device, s Spec, h, w, c int) (Operator, error)
 	text  func(s Spec) string // what the operator does, as a caption
+
+	other    bool // what it measures is no picture
+	turnable bool // it cannot tell a picture from the one turned by 180 degrees
 }
 
 // kinds are the operators that a Spec can name. "compose" chains them.
 var kinds = map[string]kind{
+	"phase":      phaseKind,
+	"mri":        mriKind,
+	"ct":         ctKind,
+	"blocks":     blocksKind,
+	"hadamard":   singlePixelKind,
 	"denoise":    denoiseKind,
 	"gray":       grayKind,
 	"inpaint":    inpaintKind,
@@ -53,6 +61,7 @@ const (
 	maxParts  = 8
 	maxPixels = 1 << 26
 	maxNote   = 200
+	maxSeed   = 1 << 53 // whole numbers that a float64 holds
 )
 
 // Check reports what is wrong with the spec for images of h x w pixels with c channels, or returns the shape [H,W,C] of
@@ -147,6 +156,33 @@ func (s Spec) whole(name string, lo, hi int) (int, error) {
 	return int(v), nil
 }
 
+// choice is the array name of the given shape, whose values are 0 and 1.
+func (s Spec) choice(name string, shape ...int) ([]bool, error) {
+	a := s.Arrays[name]
+	if !slices.Equal(a.Shape, shape) {
+		return nil, fmt.Errorf("array %q has the shape %v, expected %v", name, a.Shape, shape)
+	}
+	out := make([]bool, len(a.Data))
+	for i, v := range a.Data {
+		if v != 0 && v != 1 {
+			return nil, fmt.Errorf("array %q has the value %v, expected 0 and 1", name, v)
+		}
+		out[i] = v == 1
+	}
+	return out, nil
+}
+
+// Choice is an array of what was chosen, in the given shape.
+func Choice(chosen []bool, shape ...int) Array {
+	a := Array{shape, make([]float32, len(chosen))}
+	for i, v := range chosen {
+		if v {
+			a.Data[i] = 1
+		}
+	}
+	return a
+}
+
 // Build readies the operator on a device, for images of h x w pixels with c channels. Free, where the operator has it,
 // gives the memory back.
 func (s Spec) Build(d *tensor.Device, h, w, c int) (Operator, error) {
@@ -186,6 +222,20 @@ func (s Spec) String() string {
 		parts = append(parts, p.String())
 	}
 	return strings.Join(parts, ", then ")
+}
+
+// Pictures reports whether measurements are pictures themselves.
+func (s Spec) Pictures() bool { return !s.last().other }
+
+// Turnable reports whether the measurement cannot tell a picture from the one turned by 180 degrees.
+func (s Spec) Turnable() bool { return s.last().turnable && s.Kind != "compose" }
+
+// last is the operator that makes the measurement.
+func (s Spec) last() kind {
+	if len(s.Parts) > 0 {
+		s = s.Parts[len(s.Parts)-1]
+	}
+	return kinds[s.Kind]
 }
 
 // Kinds are the kinds of operators that a Spec can name, in alphabetical order, besides "compose".

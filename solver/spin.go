@@ -39,6 +39,9 @@ type Settings struct {
 	Calls      int // budget of denoiser calls, to which K1 and P are scaled; 0: as they are. See Fast and Best
 	// Transition of phase 2 from one timestep to the next, in place of Spin's own.
 	Transition Transition
+	// Restarts is the number of whole runs, with other noise and other first guesses where the operator is a Starter, of
+	// which every image keeps the one with the smallest residual. 0: 4 for phase retrieval, otherwise 1.
+	Restarts int
 	// FirstStage, where set, makes Spin a latent one: the denoiser works on its latents, the operator on its pictures.
 	FirstStage FirstStage
 	Options
@@ -57,7 +60,8 @@ type Settings struct {
 // With a first stage x and x0 are latents, g is encoded, and correct(x0) = E(correct(Dec(x0))): plain steps need no first
 // stage. Nothing is differentiated but the operator.
 //
-// Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0.
+// Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0. With Restarts all that is
+// done several times, and the data choose.
 //
 // With a Transition other than Renoise, the last line of phase 2 is that sampler's, whether x0 was corrected or not; EtaU is
 // the eta of DDIM, and EtaG has no meaning. What multistep samplers remember are the corrected x0, as the measurement then
@@ -65,6 +69,17 @@ type Settings struct {
 //
 // When the context ends, the Result holds the best images so far and the error is the context's.
 func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
+	if s.Restarts == 0 {
+		s.Restarts = restartsOf(taskOf(p.Operator))
+	}
+	return restart(p, s.Restarts, s.Options, func(p Problem, o Options) (*Result, error) {
+		s := s
+		s.Options = o
+		return spin(ctx, p, den, s)
+	})
+}
+
+func spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
 	return reconstruct(ctx, p, den, s.FirstStage, s.Options, func(r *run) error {
 		if s.Parameters == (Parameters{}) && s.FirstStage != nil {
 			s.Parameters = LatentDefaults(p.Operator, p.Sigma, r.s).Parameters

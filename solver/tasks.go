@@ -13,6 +13,11 @@ import (
 type Task string
 
 const (
+	TaskPhase         Task = "phase"
+	TaskMRI           Task = "mri"
+	TaskCT            Task = "ct"
+	TaskCS            Task = "cs"           // compressed sensing, block by block
+	TaskSinglePixel   Task = "single-pixel" // some coefficients of the Walsh-Hadamard transform
 	TaskDenoise       Task = "denoise"
 	TaskInpaintRandom Task = "inpaint-random" // scattered pixels are missing
 	TaskInpaintBox    Task = "inpaint-box"    // a box or a half is missing, and something must be invented
@@ -42,6 +47,11 @@ type defaults struct {
 
 // table was found by experiment with a small photo prior at sigma = 0.05.
 var table = map[Task]defaults{
+	TaskPhase:         {200, 12, 28, 1},
+	TaskMRI:           {300, 8, 32, 0.3},
+	TaskCT:            {300, 8, 32, 0.3},
+	TaskCS:            {300, 12, 28, 0.3},
+	TaskSinglePixel:   {300, 8, 32, 0.3},
 	TaskDenoise:       {60, 2, 38, 1}, // tstar: see Defaults
 	TaskInpaintRandom: {80, 4, 36, 0.3},
 	TaskInpaintMask:   {80, 4, 36, 0.3},
@@ -97,8 +107,20 @@ func Defaults(task Task, sigma float64, schedule *Schedule) Settings {
 	if task == TaskDenoise {
 		p.TStar = schedule.Nearest(4 * sigma)
 	}
+	if task == TaskPhase {
+		p.Inner1, p.Inner2 = Inner{Method: FGD, Steps: 40}, Inner{Method: FGD, Steps: 40}
+	}
 	p.TLow = min(p.TLow, p.TStar)
-	return Settings{Parameters: p}
+	return Settings{Parameters: p, Restarts: restartsOf(task)}
+}
+
+// restartsOf is the number of runs: phase retrieval is not convex, and even a good first guess can be a superposition of
+// the picture and its rotated twin, which no run leaves.
+func restartsOf(task Task) int {
+	if task == TaskPhase {
+		return 4
+	}
+	return 1
 }
 
 // ParseTask checks the name of a task.

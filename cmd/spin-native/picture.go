@@ -56,11 +56,47 @@ func alphaFor(m *imagefile.Image, h, w int) []uint16 {
 
 // score is how close a picture is to the truth.
 type score struct {
-	PSNR float64 `json:"psnr"`
-	SSIM float64 `json:"ssim"`
+	PSNR   float64 `json:"psnr"`
+	SSIM   float64 `json:"ssim"`
+	Turned bool    `json:"turned,omitempty"` // the picture was turned by 180 degrees, which its measurement cannot tell
 }
 
-func (s score) String() string { return fmt.Sprintf("PSNR %.2f dB  SSIM %.3f", s.PSNR, s.SSIM) }
+func (s score) String() string {
+	if s.Turned {
+		return fmt.Sprintf("PSNR %.2f dB  SSIM %.3f, turned by 180 degrees", s.PSNR, s.SSIM)
+	}
+	return fmt.Sprintf("PSNR %.2f dB  SSIM %.3f", s.PSNR, s.SSIM)
+}
+
+// averageChannels makes a picture grey.
+func averageChannels(m *imagefile.Image) {
+	for i := 0; i < len(m.Pix); i += 3 {
+		v := (m.Pix[i] + m.Pix[i+1] + m.Pix[i+2]) / 3
+		m.Pix[i], m.Pix[i+1], m.Pix[i+2] = v, v, v
+	}
+}
+
+// turnedRound is the picture turned by 180 degrees.
+func turnedRound(m *imagefile.Image) *imagefile.Image {
+	out := imagefile.New(m.W, m.H)
+	for i := 0; i < len(m.Pix); i += 3 {
+		copy(out.Pix[i:i+3], m.Pix[len(m.Pix)-3-i:])
+	}
+	return out
+}
+
+// scoreEither is scoreOf for the better of a picture's two orientations.
+func scoreEither(got, truth *imagefile.Image) (score, error) {
+	best, err := scoreOf(got, truth)
+	if err != nil {
+		return best, err
+	}
+	other, err := scoreOf(turnedRound(got), truth)
+	if other.Turned = true; other.PSNR > best.PSNR {
+		best = other
+	}
+	return best, err
+}
 
 // scoreOf compares pictures of one size. Equal ones have an infinite PSNR, which JSON cannot hold: 999 stands for it.
 func scoreOf(got, truth *imagefile.Image) (score, error) {
@@ -68,7 +104,7 @@ func scoreOf(got, truth *imagefile.Image) (score, error) {
 		return score{}, fmt.Errorf("the truth is %d x %d pixels, the result %d x %d", truth.W, truth.H, got.W, got.H)
 	}
 	s, err := metrics.SSIM(got.Pix, truth.Pix, got.W, got.H, 3)
-	return score{min(metrics.PSNR(got.Pix, truth.Pix), 999), s}, err
+	return score{PSNR: min(metrics.PSNR(got.Pix, truth.Pix), 999), SSIM: s}, err
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -214,6 +214,7 @@ type prior struct {
 	corrections correctionFlags // of a latent one
 	tuning      tuning
 	trust       trustFlags
+	restarts    int // 0: as many as the task wants
 }
 
 // labels are the classes of n pictures.
@@ -298,7 +299,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
 		func(t nn.Tiling) (dryrun.Cost, error) {
 			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
-				p.noise, p.corrections, p.trust, p.tuning = silence{}, f.corrections, f.trust, f.tuning
+				p.noise, p.corrections, p.trust, p.tuning, p.restarts = silence{}, f.corrections, f.trust, f.tuning, min(f.restarts, 2)
 				p.tuning.deadline = time.Time{}
 				return run(d, p)
 			})
@@ -315,7 +316,7 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 	if err != nil {
 		return nil, err
 	}
-	p.corrections, p.trust, p.tuning = f.corrections, f.trust, f.tuning
+	p.corrections, p.trust, p.tuning, p.restarts = f.corrections, f.trust, f.tuning, f.restarts
 	if p.memory = plan; file.latent() {
 		p.memory.width = file.padded(w)
 	}

@@ -94,6 +94,7 @@ type reconstructReport struct {
 	Invented       *inventedReport       `json:"invented,omitempty"`
 	Spread         *spreadReport         `json:"samples,omitempty"`     // where there are several
 	Settings       *solver.Parameters    `json:"settings,omitempty"`    // of Spin
+	Attempts       [][]float64           `json:"attempts,omitempty"`    // residuals of every output's runs, where there were restarts
 	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
 	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
 	Result         []score               `json:"result,omitempty"`      // the outputs against the truth
@@ -203,12 +204,19 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return err
 	}
 
+	scoreOf := scoreOf
+	if m.Operator.Turnable() {
+		scoreOf = scoreEither
+	}
+	if truth != nil && s.images[0].Gray { // the measurement is of the mean of the channels
+		averageChannels(truth)
+	}
 	report := reconstructReport{
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, NoiseEstimate: f.noise, Seed: f.seed,
 		Method: f.method, Deadline: s.result.Short, Timesteps: s.result.Timesteps,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
-		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates,
+		FirstStage: firstStageOf(s.result), Memory: p.memory.report(), Residual: s.result.Residual, Certificates: s.result.Certificates, Attempts: s.result.Attempts,
 	}
 	if f.tuning.by() == methods[0] {
 		report.Transition, report.Settings = f.tuning.transition, &s.result.Parameters
@@ -216,7 +224,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	shown := enlarged(s.measured, w/max(s.measured.W, 1))
 	panels := []sheet.Panel{{Title: "Measured", Caption: caption(m), Img: shown}}
 	if truth != nil {
-		if shown.W == w && shown.H == h {
+		if shown.W == w && shown.H == h && m.Operator.Pictures() {
 			v, err := scoreOf(shown, truth)
 			if err != nil {
 				return err
@@ -233,7 +241,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		report.FirstGuess = &v
 	}
 	for i, img := range s.images {
-		img.Gray, img.Depth, img.ICC, img.Alpha = pic.Gray, pic.Depth, pic.ICC, alphaFor(pic, h, w)
+		img.Gray, img.Depth, img.ICC, img.Alpha = pic.Gray || img.Gray, pic.Depth, pic.ICC, alphaFor(pic, h, w)
 		title, caption := "Reconstructed", residualText(s.result.Certificates[i])
 		if len(s.images) > 1 {
 			title = fmt.Sprintf("Sample %d", i+1)

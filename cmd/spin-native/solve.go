@@ -24,11 +24,12 @@ type solveFlags struct {
 
 	corrections correctionFlags
 	tuningFlags
-	trust  trustFlags
-	seed   uint64
-	steps  int
-	preset string
-	quiet  bool
+	trust    trustFlags
+	seed     uint64
+	steps    int
+	restarts int
+	preset   string
+	quiet    bool
 }
 
 func (f *solveFlags) register(c *cobra.Command) {
@@ -37,6 +38,7 @@ func (f *solveFlags) register(c *cobra.Command) {
 	f.prior.register(c)
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the noise; the same seed gives the same picture")
 	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")
+	c.Flags().IntVar(&f.restarts, "restarts", 0, "whole runs, of which the one that explains the measurement best is kept (default 4 for phase, otherwise 1)")
 	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (16 denoiser calls), default (40) or best (100)")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress and no remarks")
 }
@@ -77,8 +79,11 @@ func (f correctionFlags) apply(s *solver.Parameters) {
 	}
 }
 
-// calls is the budget of denoiser calls.
+// calls is the budget of denoiser calls of a run.
 func (f *solveFlags) calls(c *cobra.Command) (int, error) {
+	if c.Flags().Changed("restarts") && (f.restarts < 1 || f.restarts > 64) {
+		return 0, usagef("--restarts %d: expected 1 to 64", f.restarts)
+	}
 	if c.Flags().Changed("steps") {
 		if f.steps < 2 || f.steps > 10000 {
 			return 0, usagef("--steps %d: expected 2 to 10000", f.steps)
@@ -125,7 +130,9 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 		settings.FirstStage = p.stage
 		p.corrections.apply(&settings.Parameters)
 	}
-	settings.Calls = calls
+	if settings.Calls = calls; p.restarts > 0 {
+		settings.Restarts = p.restarts
+	}
 	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
 	p.tuning.apply(&settings)
 	by := p.tuning.by()
@@ -150,9 +157,17 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 		return nil, err
 	}
 	s = &solution{result: res, task: task}
+	grey := false
+	if k, ok := problem.Operator.(solver.Monochrome); ok {
+		grey = k.Monochrome()
+	}
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
 		s.images = append(s.images, pictureOf(data, i, h, w))
+		if grey {
+			s.images[i].Gray = true
+			averageChannels(s.images[i])
+		}
 	}
 	if p.trust.wantsMap(n) {
 		if s.invented, err = solver.Invented(problem, d.From(data[:len(data)/n], 1, h, w, 3), seed); err != nil {
@@ -166,7 +181,9 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 		if data, err = g.Guess(problem.Y).Floats(); err != nil {
 			return nil, err
 		}
-		s.guess = pictureOf(data, 0, h, w)
+		if s.guess = pictureOf(data, 0, h, w); grey {
+			averageChannels(s.guess)
+		}
 	}
 	return s, nil
 }

@@ -16,6 +16,18 @@ import (
 
 // taskFlags say what happened to a picture.
 type taskFlags struct {
+	oversample   float64
+	unscaled     bool
+	acceleration float64
+	center       float64
+	maskKind     string
+	views        int
+	detectors    int
+	ratio        float64
+	block        int
+	pattern      string
+	patternSeed  uint64
+
 	task   string
 	mask   string
 	invert bool
@@ -104,6 +116,47 @@ var tasks = []*task{
 		spec: func(*taskFlags, int, int, io.Writer) (solver.Spec, error) { return solver.Spec{Kind: "denoise"}, nil },
 	},
 	{
+		name: "phase", flags: []string{"oversample", "unscaled"}, last: true, file: noPicture,
+		help: `--oversample 2         a picture from the moduli of its Fourier transform, zeros around it (n/8 times 2 on every side)
+                       (--unscaled: of pictures on the scale -1..1, an older convention)`,
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			unscaled := 0.0
+			if f.unscaled {
+				unscaled = 1
+			}
+			return solver.Spec{Kind: "phase", Numbers: map[string]float64{"oversample": f.oversample, "unscaled": unscaled}}, nil
+		},
+	},
+	{
+		name: "mri", flags: []string{"acceleration", "center", "mask-kind", "pattern-seed"}, last: true, file: noPicture, spec: mriSpec,
+		help: `--acceleration 4       a grey picture from every 4th column of its Fourier transform (--center 0.08 of them in the
+                       middle, --mask-kind random or equispaced around, chosen by --pattern-seed)`,
+	},
+	{
+		name: "ct", flags: []string{"views", "detectors"}, last: true, file: noPicture,
+		help: `--views 30             a grey picture from 30 parallel projections (--detectors N, one per pixel of the diagonal)`,
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			return solver.Spec{Kind: "ct", Numbers: map[string]float64{"views": float64(f.views), "detectors": float64(f.detectors)}}, nil
+		},
+	},
+	{
+		name: "cs", flags: []string{"ratio", "block", "pattern-seed"}, last: true, file: noPicture,
+		help:  `--ratio 0.25           a picture from random mixtures of blocks of pixels (--block 16, --pattern-seed)`,
+		check: func(f *taskFlags) error { return f.checkSeed() },
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			return solver.Spec{Kind: "blocks", Numbers: map[string]float64{"block": float64(f.block), "ratio": f.ratio, "seed": float64(f.patternSeed)}}, nil
+		},
+	},
+	{
+		name: "single-pixel", flags: []string{"ratio", "pattern", "pattern-seed"}, last: true, file: noPicture,
+		help: `--ratio 0.25           a picture from some Walsh-Hadamard coefficients (--pattern sequency: the coarse ones, or
+                       random, chosen by --pattern-seed)`,
+		spec: func(f *taskFlags, h, w int, _ io.Writer) (solver.Spec, error) {
+			chosen, err := solver.Coefficients(h, w, f.ratio, f.pattern, f.patternSeed)
+			return solver.Spec{Kind: "hadamard", Arrays: map[string]solver.Array{"chosen": solver.Choice(chosen, h, w)}, Note: f.pattern}, err
+		},
+	},
+	{
 		name: "colorize", sigma: 0.01, again: true,
 		help: `                       colours for a grey picture`,
 		spec: func(*taskFlags, int, int, io.Writer) (solver.Spec, error) { return solver.Spec{Kind: "gray"}, nil },
@@ -120,7 +173,7 @@ var taskHelp = func() string {
 			if i > 0 {
 				name = ""
 			}
-			fmt.Fprintf(&b, "  %-9s %s\n", name, line)
+			fmt.Fprintf(&b, "  %-12s %s\n", name, line)
 		}
 	}
 	b.WriteString(`Several in a row, in the order in which they happened, each with flags of its own where they differ:
@@ -147,6 +200,17 @@ func (f *taskFlags) register(c *cobra.Command) {
 // registerOwn registers the flags that belong to certain tasks.
 func (f *taskFlags) registerOwn(c *cobra.Command) {
 	s := c.Flags()
+	s.Float64Var(&f.oversample, "oversample", 2, "phase: how much the Fourier transform is oversampled, 0 to 8; the margin is an eighth of that on every side")
+	s.BoolVar(&f.unscaled, "unscaled", false, "phase: transform pictures on the scale -1..1 in place of 0..1")
+	s.Float64Var(&f.acceleration, "acceleration", 4, "mri: one in so many columns is measured")
+	s.Float64Var(&f.center, "center", 0, "mri: share of the columns that is measured in a row around the zero frequency (default 0.32/acceleration)")
+	s.StringVar(&f.maskKind, "mask-kind", "random", "mri: how the other columns are chosen, random or equispaced")
+	s.IntVar(&f.views, "views", 30, "ct: number of projections, at equal angles over 180 degrees")
+	s.IntVar(&f.detectors, "detectors", 0, "ct: values per projection (default: one for each pixel of the diagonal)")
+	s.Float64Var(&f.ratio, "ratio", 0.25, "cs, single-pixel: numbers measured per pixel, above 0 and at most 1")
+	s.IntVar(&f.block, "block", 16, "cs: side of the blocks in pixels, 2 to 32; it must divide the picture's")
+	s.StringVar(&f.pattern, "pattern", "sequency", "single-pixel: which coefficients; sequency (the coarsest) or random")
+	s.Uint64Var(&f.patternSeed, "pattern-seed", 0, "mri, cs, single-pixel: seed of what is chosen at random")
 	s.StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
 	s.BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
 	s.IntVar(&f.scale, "scale", 4, "sr: the factor")
@@ -272,6 +336,24 @@ func (f *taskFlags) usualSigma() (sigma float64) {
 func inpaintSpec(f *taskFlags, h, w int, stderr io.Writer) (solver.Spec, error) {
 	m, err := f.maskOf(h, w, stderr)
 	return solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{m}, Note: note(f.mask)}, err
+}
+
+const noPicture = "what is measured is no picture, so that reconstruct needs a measurement file"
+
+func mriSpec(f *taskFlags, _, w int, _ io.Writer) (solver.Spec, error) {
+	lines, err := solver.Lines(w, f.acceleration, f.center, f.maskKind, f.patternSeed)
+	return solver.Spec{
+		Kind: "mri", Arrays: map[string]solver.Array{"lines": solver.Choice(lines, w)},
+		Note: fmt.Sprintf("%s, acceleration %v, seed %d", f.maskKind, f.acceleration, f.patternSeed),
+	}, err
+}
+
+// checkSeed refuses seeds that a measurement file cannot tell.
+func (f *taskFlags) checkSeed() error {
+	if f.patternSeed > 1<<53 {
+		return usagef("--pattern-seed %d: expected at most 2^53", f.patternSeed)
+	}
+	return nil
 }
 
 // note records an argument; of a file only its name.

@@ -11,6 +11,9 @@ import (
 
 // operatorSpec is how cases describe an operator. Mask and kernel are names of arrays.
 type operatorSpec struct {
+	Pad          int // of phase: the margin
+	Unscaled     bool
+	Oversample   float64
 	Kind         string
 	Sigma        float64
 	Mask, Kernel string
@@ -20,6 +23,11 @@ type operatorSpec struct {
 // build makes an operator for images of h x w.
 func (c *Case) build(d *tensor.Device, s operatorSpec, h, w int) (solver.Operator, error) {
 	switch s.Kind {
+	case "phase":
+		if s.Oversample == 0 {
+			s.Oversample = 8 * float64(s.Pad) / float64(h)
+		}
+		return solver.NewPhase(d, h, w, s.Oversample, s.Unscaled)
 	case "denoise":
 		return solver.Denoise{}, nil
 	case "gray":
@@ -62,6 +70,8 @@ func (c *Case) build(d *tensor.Device, s operatorSpec, h, w int) (solver.Operato
 // named are the operators that cases call by a name alone; their arrays have the given prefix.
 func named(name, prefix string) operatorSpec {
 	switch name {
+	case "phase_retrieval_o2", "phase_retrieval_unscaled_o2":
+		return operatorSpec{Kind: "phase", Oversample: 2, Unscaled: name == "phase_retrieval_unscaled_o2"}
 	case "inpaint_box", "inpaint_random", "inpaint_half_right":
 		return operatorSpec{Kind: "inpaint", Mask: prefix + "mask"}
 	case "sr4":

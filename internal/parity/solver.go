@@ -362,15 +362,20 @@ func (c *Case) operatorsCase(d *tensor.Device) (results []Result, saved []Saved,
 			}
 			ax := op.Apply(x)
 			r := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: ax, C: 1}, {X: measured, C: -1}}})
-			for _, v := range []struct {
+			parts := []struct {
 				name string
 				got  *tensor.Tensor
-			}{{k.A, ax}, {k.AT, op.VJP(nil, y)}, {k.Grad, op.VJP(x, r)}} {
+			}{{k.A, ax}, {k.Grad, op.VJP(x, r)}}
+			if k.AT != "" {
+				parts = append(parts, parts[0])
+				parts[2].name, parts[2].got = k.AT, op.VJP(nil, y)
+			}
+			for _, v := range parts {
 				if err := compare(v.name, v.got, 0); err != nil {
 					return err
 				}
 			}
-			if g, ok := op.(solver.Guesser); ok {
+			if g, ok := op.(solver.Guesser); ok && k.Guess != "" {
 				if err := compare(k.Guess, g.Guess(y), 0); err != nil {
 					return err
 				}
