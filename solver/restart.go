@@ -10,7 +10,7 @@ import (
 // guess, and keeps, image by image, the result that explains its measurement best. It is for problems that are not convex,
 // where a run may end in a wrong place: the measurement tells, and nobody has to know the truth.
 //
-// A run that the context ended counts with the picture that it has, and is the last.
+// A run that the context ended counts with the picture that it has, and is the last. None begins after the deadline.
 func restart(p Problem, n int, o Options, run func(Problem, Options) (*Result, error)) (best *Result, err error) {
 	defer tensor.Catch(&err)
 	if n < 1 || n > maxRestarts {
@@ -28,6 +28,10 @@ func restart(p Problem, n int, o Options, run func(Problem, Options) (*Result, e
 	defer p.Y.Device().Tidy(&x0)()
 	start := time.Now()
 	for i := range n {
+		if i > 0 && !o.Deadline.IsZero() && !time.Now().Before(o.Deadline) {
+			best.Short = true
+			break
+		}
 		from, options := p, o
 		options.Noise = laterDraws{noise, i * drawsOfRun}
 		if o.Progress != nil {
@@ -83,5 +87,6 @@ func (r *Result) compare(o *Result) {
 			r.X0.SetRows(i, 0, o.X0.Rows(i, 0, o.X0.H()))
 		}
 	}
+	r.Short = r.Short || o.Short
 	r.add(o)
 }
