@@ -41,12 +41,20 @@ func (m *Mask) hole(y, x, h, w int) *Mask {
 // away from the borders where there is room. Its task is TaskInpaintBox for holes of more than 32 pixels, and
 // TaskInpaintMask below, as for a scratch.
 func BoxMask(h, w, size int, seed uint64) (m *Mask, err error) {
+	return BoxMaskWithin(h, w, size, 16, seed)
+}
+
+// BoxMaskWithin is BoxMask with another margin, of H/share and W/share.
+func BoxMaskWithin(h, w, size, share int, seed uint64) (m *Mask, err error) {
 	defer tensor.Catch(&err)
 	m = newMask("solver.BoxMask", h, w, TaskInpaintBox)
+	if share < 1 {
+		tensor.Fail("solver.BoxMask", "margin of 1/%d", share)
+	}
 	bh, bw := boxSize("solver.BoxMask", h, w, size)
 	rng := newStream(seed, domainMask)
 	place := func(n, box int) int {
-		margin := min(n/16, (n-box)/2)
+		margin := min(n/share, (n-box)/2)
 		return margin + rng.below(n-box-2*margin+1)
 	}
 	y := place(h, bh)

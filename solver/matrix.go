@@ -111,6 +111,15 @@ func reduction(m, n int) *matrix {
 	return resampling(m, n, -0.5, float64(n)/float64(m), func(j int) int { return mirrorEdge(j, n) })
 }
 
+// averages is the matrix from n pixels to the means of n/m neighbours each.
+func averages(m, n int) *matrix {
+	return newMatrix(m, n, func(i int, add func(j int, v float64)) {
+		for j := range n / m {
+			add(i*(n/m)+j, float64(m)/float64(n))
+		}
+	})
+}
+
 // enlargement is the plain bicubic matrix from n pixels to m as picture libraries have it: a = -3/4, and the edge pixels
 // go on outside.
 func enlargement(m, n int) *matrix {

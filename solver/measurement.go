@@ -32,21 +32,28 @@ type Measurement struct {
 	// Image is the channels, height and width of the images behind it. Values are in [-1,1].
 	Image    [3]int
 	Operator Spec
-	Sigma    float64 // standard deviation of the noise in Y, in units of Y
-	Seed     uint64  // that made the noise, for the record
+	Sigma    float64    // standard deviation of the noise in Y, in units of Y
+	Noise    NoiseModel // besides it, or in place of it
+	Seed     uint64     // that made the noise, for the record
 	// Convention names where the meaning of the numbers comes from, for the record; empty is this package's.
 	Convention string
 }
 
 // measurementJSON is the metadata.
 type measurementJSON struct {
-	Version    int      `json:"version"`
-	Operator   specJSON `json:"operator"`
-	Image      [3]int   `json:"image"` // channels, height, width
-	Sigma      float64  `json:"sigma"`
-	Range      string   `json:"range"` // pm1: images are in [-1,1]
-	Convention string   `json:"convention"`
-	Seed       uint64   `json:"seed"`
+	Version    int        `json:"version"`
+	Operator   specJSON   `json:"operator"`
+	Image      [3]int     `json:"image"` // channels, height, width
+	Sigma      float64    `json:"sigma"`
+	Range      string     `json:"range"` // pm1: images are in [-1,1]
+	Convention string     `json:"convention"`
+	Seed       uint64     `json:"seed"`
+	Noise      *noiseJSON `json:"noise,omitempty"`
+}
+
+type noiseJSON struct {
+	Kind  string  `json:"kind"`
+	Level float64 `json:"level"`
 }
 
 type specJSON struct {
@@ -93,6 +100,9 @@ func (m *Measurement) check() error {
 	}
 	if !(m.Sigma >= 0 && m.Sigma <= maxSigma) {
 		return fmt.Errorf("sigma is %v, expected 0 to %v", m.Sigma, float64(maxSigma))
+	}
+	if err := m.Noise.check(); err != nil {
+		return err
 	}
 	if len(m.Convention) > maxConvention {
 		return fmt.Errorf("convention of %d bytes, at most %d", len(m.Convention), maxConvention)
@@ -146,6 +156,9 @@ func (m *Measurement) Save(path string) error {
 	j := measurementJSON{
 		Version: MeasurementVersion, Operator: describe(m.Operator, ""), Image: m.Image, Sigma: m.Sigma,
 		Range: rangePM1, Convention: m.Convention, Seed: m.Seed,
+	}
+	if m.Noise.Kind != "" {
+		j.Noise = &noiseJSON{m.Noise.Kind, m.Noise.Level}
 	}
 	if j.Convention == "" {
 		j.Convention = defaultConvention
@@ -213,6 +226,11 @@ func readMeasurement(f *weights.File) (*Measurement, error) {
 		return nil, fmt.Errorf("range is %q, expected %q", j.Range, rangePM1)
 	}
 	m := &Measurement{Image: j.Image, Sigma: j.Sigma, Seed: j.Seed, Convention: j.Convention}
+	if j.Noise != nil {
+		if m.Noise = NoiseModel(*j.Noise); m.Noise.Kind == "" {
+			return nil, fmt.Errorf("noise without a kind")
+		}
+	}
 	if m.Convention == defaultConvention {
 		m.Convention = ""
 	}
@@ -320,5 +338,36 @@ func (m *Measurement) Problem(d *tensor.Device) (p Problem, err error) {
 			}
 		}
 	}
-	return Problem{Operator: op, Y: d.From(y, n, h, w, c), Sigma: m.Sigma}, nil
+	p = Problem{Operator: op, Y: d.From(y, n, h, w, c), Sigma: m.Sigma}
+	if m.Noise.Kind == "" {
+		return p, nil
+	}
+	defer p.Y.Free()
+	return m.weighed(d, p)
+}
+
+// weighed makes a problem of noise that differs from value to value one of equal noise: sigma is the deviation whose precision
+// is the mean of all.
+func (m *Measurement) weighed(d *tensor.Device, p Problem) (q Problem, err error) {
+	n, c, h, w := m.Shape[0], m.Shape[1], m.Shape[2], m.Shape[3]
+	deviations := m.Noise.deviations(m.Y, h, w, m.Sigma)
+	var precision float64
+	for _, v := range deviations {
+		precision += 1 / (float64(v) * float64(v)) / float64(len(deviations))
+	}
+	sigma := 1 / math.Sqrt(precision)
+	weights := make([]float32, len(deviations))
+	for i := range n {
+		for ch := range c {
+			for px := range h * w {
+				weights[(i*h*w+px)*c+ch] = float32(sigma / float64(deviations[(i*c+ch)*h*w+px]))
+			}
+		}
+	}
+	op, err := NewWeighted(d, p.Operator, weights, [4]int{n, h, w, c})
+	if err != nil {
+		Release(p.Operator)
+		return q, err
+	}
+	return Problem{Operator: op, Y: elementwise(p.Y, op.w), Sigma: sigma}, nil
 }

@@ -38,6 +38,12 @@ func measurements(t testing.TB) map[string]*Measurement {
 		"downsample": {Kind: "downsample", Factor: 4},
 		"gaussian":   {Kind: "blur", Kernel: gauss},
 		"motion":     {Kind: "blur", Kernel: motion, Note: "motion:9:0.5:3"},
+		"JPEG":       StandardJPEG(10, 2, 2).Spec(false),
+		"grey JPEG":  {Kind: "jpeg_box", Numbers: map[string]float64{"across": 1, "down": 1}, Arrays: map[string]Array{"tables": {Shape: []int{1, 64}, Data: ones(64)}}},
+		"quantize":   {Kind: "quantize", Numbers: map[string]float64{"levels": 8}},
+		"nonlinear":  {Kind: "compose", Parts: []Spec{{Kind: "response", Numbers: map[string]float64{"gamma": 2.2}}, {Kind: "blur", Kernel: gauss}}},
+		"HDR":        {Kind: "hdr", Numbers: map[string]float64{"gain": 2, "sigma": 0.05}},
+		"long chain": {Kind: "compose", Parts: []Spec{{Kind: "blur", Kernel: motion}, {Kind: "downsample", Factor: 2}, StandardJPEG(30, 2, 1).Spec(false)}},
 		"chain": {Kind: "compose", Parts: []Spec{
 			{Kind: "inpaint", Masks: []*Mask{dots}}, {Kind: "blur", Kernel: motion}, {Kind: "downsample", Factor: 2}, {Kind: "inpaint", Masks: []*Mask{small}},
 		}},
@@ -50,6 +56,14 @@ func measurements(t testing.TB) map[string]*Measurement {
 		out[name] = m
 	}
 	return out
+}
+
+func ones(n int) []float32 {
+	list := make([]float32, n)
+	for i := range list {
+		list[i] = 1
+	}
+	return list
 }
 
 func TestMeasurementRoundTrip(t *testing.T) {
@@ -80,8 +94,9 @@ func TestMeasurementRoundTrip(t *testing.T) {
 				require.Equal(t, m.Y[(n*channels+c)*pixels+at], v)
 			}
 			tidy := d.Tidy()
-			v, w := p.Operator.VJP(nil, p.Y), q.Operator.VJP(nil, q.Y)
-			require.Equal(t, [4]int{m.Shape[0], m.Image[1], m.Image[2], m.Image[0]}, v.Shape())
+			x := d.From(make([]float32, m.Shape[0]*m.Image[1]*m.Image[2]*m.Image[0]), m.Shape[0], m.Image[1], m.Image[2], m.Image[0])
+			v, w := p.Operator.VJP(x, p.Y), q.Operator.VJP(x, q.Y)
+			require.Equal(t, x.Shape(), v.Shape())
 			require.Equal(t, floats(t, v), floats(t, w))
 			require.Equal(t, taskOf(p.Operator), taskOf(q.Operator))
 			tidy()
@@ -139,6 +154,24 @@ func TestMeasurementRefusals(t *testing.T) {
 				parts[i] = object{"kind": "denoise"}
 			}
 			op["kind"], op["parts"] = "compose", parts
+		},
+		"numbers of a mask": func(_, op object, _ map[string]weights.Tensor) { op["numbers"] = object{"gain": 2} },
+		"arrays of a mask":  func(_, op object, _ map[string]weights.Tensor) { op["arrays"] = object{"tables": "y"} },
+		"gain 0": func(_, op object, _ map[string]weights.Tensor) {
+			clear(op)
+			op["kind"], op["numbers"] = "hdr", object{"gain": 0, "sigma": 0}
+		},
+		"gain alone": func(_, op object, _ map[string]weights.Tensor) {
+			clear(op)
+			op["kind"], op["numbers"] = "hdr", object{"gain": 2}
+		},
+		"tables that are none": func(_, op object, _ map[string]weights.Tensor) {
+			clear(op)
+			op["kind"], op["numbers"], op["arrays"] = "jpeg", object{"across": 1, "down": 1}, object{"tables": "y"}
+		},
+		"no such array": func(_, op object, _ map[string]weights.Tensor) {
+			clear(op)
+			op["kind"], op["numbers"], op["arrays"] = "jpeg", object{"across": 1, "down": 1}, object{"tables": "hat"}
 		},
 		"factor 0": func(_, op object, _ map[string]weights.Tensor) { clear(op); op["kind"] = "downsample" },
 		"factor -2": func(_, op object, _ map[string]weights.Tensor) {

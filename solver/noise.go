@@ -25,6 +25,7 @@ const (
 	domainMeasure        // the noise of a simulated measurement
 	domainMask           // random masks
 	domainMotion         // random kernels
+	domainPhotons        // noise that depends on the measurement
 	domainGrain          // the grain of Invented
 	domainPhase          // first guesses of phase retrieval
 	domainLines          // which lines and coefficients are sampled

@@ -72,25 +72,29 @@ func (op *Blur) Lipschitz() float64 {
 	if op.lipschitz != 0 {
 		return op.lipschitz
 	}
-	defer op.d.Tidy()()
-	start := make([]float32, op.h*op.w)
+	largest := largestEigenvalue(op, op.d, [4]int{1, op.h, op.w, 1})
+	op.lipschitz = math.Max(1.25, 1.05*largest) // the power method approaches from below
+	return op.lipschitz
+}
+
+// largestEigenvalue is that of A^T A for a linear operator, by the power method, which approaches it from below.
+func largestEigenvalue(op Operator, d *tensor.Device, shape [4]int) (largest float64) {
+	defer d.Tidy()()
+	start := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
 	philoxNoise{0, domainMask}.Normal(start, 0, 0)
-	x := op.d.From(start, 1, op.h, op.w, 1)
-	var largest float64
+	x := d.From(start, shape[0], shape[1], shape[2], shape[3])
 	for range 30 {
 		ax := op.Apply(x)
-		norms := op.d.New(1, 1, 1, 1)
-		grown, err := op.d.Dot(norms, ax, ax).Floats()
-		size, err2 := op.d.Dot(norms, x, x).Floats()
+		norms := d.New(1, 1, 1, 1)
+		grown, err := d.Dot(norms, ax, ax).Floats()
+		size, err2 := d.Dot(norms, x, x).Floats()
 		if err != nil || err2 != nil || size[0] == 0 {
 			break
 		}
 		largest = float64(grown[0]) / float64(size[0])
-		back := op.VJP(nil, ax)
-		x = op.d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: back, C: 1 / max(largest, 1e-12)}}})
+		x = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: op.VJP(nil, ax), C: 1 / max(largest, 1e-12)}}})
 	}
-	op.lipschitz = math.Max(1.25, 1.05*largest) // the power method approaches from below
-	return op.lipschitz
+	return largest
 }
 
 func (op *Blur) IsLinear() bool { return true }

@@ -23,7 +23,16 @@ const maxReduced = 4096
 
 // NewDownsample readies the operator for images of h x w on a device; factor must be 2 or more and divide both. Free
 // gives the memory back.
-func NewDownsample(d *tensor.Device, h, w, factor int) (op *Downsample, err error) {
+func NewDownsample(d *tensor.Device, h, w, factor int) (*Downsample, error) {
+	return newDownsample(d, h, w, factor, reduction)
+}
+
+// NewAverage readies a reduction by the means of factor x factor pixels.
+func NewAverage(d *tensor.Device, h, w, factor int) (*Downsample, error) {
+	return newDownsample(d, h, w, factor, averages)
+}
+
+func newDownsample(d *tensor.Device, h, w, factor int, matrixOf func(m, n int) *matrix) (op *Downsample, err error) {
 	defer tensor.Catch(&err)
 	if factor < 2 || h <= 0 || w <= 0 || h > maxSide || w > maxSide || h%factor != 0 || w%factor != 0 {
 		tensor.Fail("solver.NewDownsample", "factor %d for images of %d x %d: it must be 2 or more and divide both", factor, h, w)
@@ -40,7 +49,7 @@ func NewDownsample(d *tensor.Device, h, w, factor int) (op *Downsample, err erro
 			continue
 		}
 		m := n / factor
-		down, u := reduction(m, n), cosines(m)
+		down, u := matrixOf(m, n), cosines(m)
 		// Mirroring at the outer edges makes A a circular filter on even signals of length 2n, sampled on a grid that is
 		// mirrored the same way: W W^T is a circular autocorrelation on even signals of length 2m, and those are
 		// diagonalised by the DCT-II, exactly. No iteration is needed, and the eigenvalues are |W^T u_k|^2.
@@ -133,6 +142,9 @@ var downsampleKind = kind{
 		return [3]int{h / s.Factor, w / s.Factor, c}, nil
 	},
 	build: func(d *tensor.Device, s Spec, h, w, _ int) (Operator, error) {
+		if s.Kind == "average" {
+			return orNil(NewAverage(d, h, w, s.Factor))
+		}
 		return orNil(NewDownsample(d, h, w, s.Factor))
 	},
 	text: func(s Spec) string { return fmt.Sprintf("%d times smaller", s.Factor) },

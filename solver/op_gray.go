@@ -10,16 +10,25 @@ import (
 // Gray is the measurement of luminance alone, A(x) = w.x per pixel with w = (0.299, 0.587, 0.114): reconstructing it is
 // colouring.
 type Gray struct {
+	w           [3]float64
 	mix, spread *tensor.Kernel // w as a 1x1 convolution 3 -> 1, and its transpose
 }
 
 var luminance = [3]float64{0.299, 0.587, 0.114}
 
 // NewGray readies the operator on a device.
-func NewGray(d *tensor.Device) (g *Gray, err error) {
+func NewGray(d *tensor.Device) (*Gray, error) { return newGray(d, luminance) }
+
+// NewGrayMean readies the measurement of the mean of the channels.
+func NewGrayMean(d *tensor.Device) (*Gray, error) {
+	return newGray(d, [3]float64{1. / 3, 1. / 3, 1. / 3})
+}
+
+func newGray(d *tensor.Device, weights [3]float64) (g *Gray, err error) {
 	defer tensor.Catch(&err)
-	w := []float32{float32(luminance[0]), float32(luminance[1]), float32(luminance[2])}
+	w := []float32{float32(weights[0]), float32(weights[1]), float32(weights[2])}
 	return &Gray{
+		w:      weights,
 		mix:    d.Kernel(kernels.ConvWeights{Weight: w, Out: 1, In: 3, Size: 1, Stride: 1}),
 		spread: d.Kernel(kernels.ConvWeights{Weight: w, Out: 3, In: 1, Size: 1, Stride: 1}),
 	}, nil
@@ -35,7 +44,7 @@ func (g *Gray) VJP(_, r *tensor.Tensor) *tensor.Tensor {
 
 // Lipschitz is |w|^2.
 func (g *Gray) Lipschitz() float64 {
-	return luminance[0]*luminance[0] + luminance[1]*luminance[1] + luminance[2]*luminance[2]
+	return g.w[0]*g.w[0] + g.w[1]*g.w[1] + g.w[2]*g.w[2]
 }
 
 // Prox is x0 + w (y - w.x0) / (|w|^2 + rho).
@@ -66,6 +75,11 @@ var grayKind = kind{
 		}
 		return [3]int{h, w, 1}, nil
 	},
-	build: func(d *tensor.Device, _ Spec, _, _, _ int) (Operator, error) { return orNil(NewGray(d)) },
-	text:  func(Spec) string { return "without colours" },
+	build: func(d *tensor.Device, s Spec, _, _, _ int) (Operator, error) {
+		if s.Kind == "gray_mean" {
+			return orNil(NewGrayMean(d))
+		}
+		return orNil(NewGray(d))
+	},
+	text: func(Spec) string { return "without colours" },
 }

@@ -140,24 +140,7 @@ func firstGuess(op Operator, y *tensor.Tensor) (x *tensor.Tensor) {
 // The noise of image i of x is that of image first+i of the seed; it has nothing in common with what a run of the same
 // seed draws.
 func Measure(op Operator, x *tensor.Tensor, sigma float64, seed uint64, first int) (y *tensor.Tensor, err error) {
-	defer tensor.Catch(&err)
-	d := x.Device()
-	defer d.Tidy(&y)()
-	y = op.Apply(x)
-	if sigma != 0 {
-		n := d.New(y.N(), y.H(), y.W(), y.C())
-		draw(n, philoxNoise{seed, domainMeasure}, first, 0)
-		y = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: y, C: 1}, {X: n, C: sigma}}})
-	} else if y == x {
-		y = copied(x)
-	}
-	if r, ok := op.(Recorder); ok {
-		y = r.Record(y)
-	}
-	if r, ok := op.(Restricter); ok {
-		y = r.Restrict(y)
-	}
-	return y, nil
+	return NoiseModel{}.Measure(op, x, sigma, seed, first)
 }
 
 // Picture shows a measurement as a picture of 1 or 3 channels: as the operator does, or as it is, or else by the first

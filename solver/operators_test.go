@@ -24,6 +24,31 @@ var operatorRows = []struct {
 		op, err := NewGray(d)
 		return op, [4]int{n, h, w, 3}, err
 	}},
+	{"gray mean", func(d *tensor.Device, _ *rand.Rand, n, h, w, _ int) (Operator, [4]int, error) {
+		op, err := NewGrayMean(d)
+		return op, [4]int{n, h, w, 3}, err
+	}},
+	{"average", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		factor := 2 + rng.IntN(6)
+		op, err := NewAverage(d, h*factor, w*factor, factor)
+		return op, [4]int{n, h * factor, w * factor, c}, err
+	}},
+	{"weighted blur", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		k, err := GaussianKernel(1+2*rng.IntN(6), 0.3+3*rng.Float64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		blur, err := NewBlur(d, h, w, k)
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		weights := make([]float32, n*h*w*c)
+		for i := range weights {
+			weights[i] = 0.2 + float32(rng.Float64())
+		}
+		op, err := NewWeighted(d, blur, weights, [4]int{n, h, w, c})
+		return op, [4]int{n, h, w, c}, err
+	}},
 	{"inpaint", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
 		mask, err := RandomMask(h, w, rng.Float64(), rng.Uint64())
 		if err != nil {
@@ -99,6 +124,56 @@ var operatorRows = []struct {
 		op, err := s.Build(d, h*factor, w*factor, c)
 		return op, [4]int{n, h * factor, w * factor, c}, err
 	}},
+	{"JPEG", func(d *tensor.Device, rng *rand.Rand, n, h, w, _ int) (Operator, [4]int, error) {
+		op, err := NewJPEG(d, h, w, randomJPEG(rng))
+		return op, [4]int{n, h, w, 3}, err
+	}},
+	{"JPEG box", func(d *tensor.Device, rng *rand.Rand, n, h, w, _ int) (Operator, [4]int, error) {
+		op, err := NewJPEGBox(d, h, w, randomJPEG(rng))
+		return op, [4]int{n, h, w, 3}, err
+	}},
+	{"HDR", func(_ *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		op, err := NewHDR(1.5+2*rng.Float64(), 0.1*rng.Float64())
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"quantize", func(_ *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		op, err := NewQuantize(2 + rng.IntN(300))
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"response", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		op, err := NewResponse(d, h, w, []float64{2.2, 1 / 2.2, 0.7}[rng.IntN(3)])
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"nonlinear blur", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		k, err := GaussianKernel(1+2*rng.IntN(6), 0.3+3*rng.Float64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		response := func(gamma float64) Spec { return Spec{Kind: "response", Numbers: map[string]float64{"gamma": gamma}} }
+		s := Spec{Kind: "compose", Parts: []Spec{response(2.2), {Kind: "blur", Kernel: k}, response(1 / 2.2)}}
+		op, err := s.Build(d, h, w, c)
+		return op, [4]int{n, h, w, c}, err
+	}},
+	{"downsample, then HDR", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		s := Spec{Kind: "compose", Parts: []Spec{{Kind: "downsample", Factor: 2}, {Kind: "hdr", Numbers: map[string]float64{"gain": 2, "sigma": 0.05}}}}
+		op, err := s.Build(d, 2*h, 2*w, c)
+		return op, [4]int{n, 2 * h, 2 * w, c}, err
+	}},
+	{"downsample, then JPEG", func(d *tensor.Device, rng *rand.Rand, n, h, w, _ int) (Operator, [4]int, error) {
+		s := Spec{Kind: "compose", Parts: []Spec{{Kind: "downsample", Factor: 2}, randomJPEG(rng).Spec(false)}}
+		op, err := s.Build(d, 2*h, 2*w, 3)
+		return op, [4]int{n, 2 * h, 2 * w, 3}, err
+	}},
+}
+
+// randomJPEG is a format of any sampling and quality, sometimes grey.
+func randomJPEG(rng *rand.Rand) JPEGFormat {
+	steps := []int{1, 1, 2, 2, 4}
+	f := StandardJPEG(1+rng.IntN(100), steps[rng.IntN(5)], steps[rng.IntN(5)])
+	if rng.IntN(4) == 0 {
+		f.Tables = f.Tables[:1]
+	}
+	return f
 }
 
 type operatorCase struct {
@@ -130,7 +205,7 @@ func linearOperators(t *testing.T, d *tensor.Device, rng *rand.Rand) (list []ope
 // J^T is the transpose of the derivative, <(A(x+hu)-A(x-hu))/2h, v> = <u, J^T v>; and for operators with a residual of their
 // own, J^T r is the derivative of 1/2 |r|^2 in the direction of u.
 func TestDerivative(t *testing.T) {
-	const h = 1e-3
+	const h = 2e-4
 	for seed := range uint64(40) {
 		rng := rand.New(rand.NewPCG(seed, 12))
 		d := device(t)
@@ -142,18 +217,23 @@ func TestDerivative(t *testing.T) {
 			}
 			v := random(d, rng, k.op.Apply(x).Shape())
 			above, below, fv := floats(t, k.op.Apply(at(h))), floats(t, k.op.Apply(at(-h))), floats(t, v)
-			var left, scale float64
+			var left, scale, most float64
 			for i := range fv {
-				slope := (float64(above[i]) - float64(below[i])) / (2 * h)
-				left += slope * float64(fv[i])
-				scale += slope * slope * float64(fv[i]) * float64(fv[i])
+				term := (float64(above[i]) - float64(below[i])) / (2 * h) * float64(fv[i])
+				left += term
+				scale += term * term
+				most = max(most, math.Abs(term))
 			}
 			var right float64
 			for _, v := range floats(t, d.Dot(nil, u, k.op.VJP(x, v))) {
 				right += float64(v)
 			}
-			// 1e-3 for float32 differences; a kink that lies between x-hu and x+hu costs its pixel.
-			require.InDelta(t, left, right, 0.05*math.Sqrt(scale)+1e-5, "%s, seed %d, shape %v", k.name, seed, k.shape)
+			// Float32 leaves 1e-3 of the differences; where a kink lies between x-hu and x+hu, an element is lost.
+			allowed := 0.02 * math.Sqrt(scale)
+			if !isLinear(k.op) {
+				allowed += most
+			}
+			require.InDelta(t, left, right, allowed+1e-5, "%s, seed %d, shape %v", k.name, seed, k.shape)
 
 			m, ok := k.op.(Misfit)
 			if !ok {
@@ -224,7 +304,8 @@ func TestLipschitz(t *testing.T) {
 				if vv < 1e-20 {
 					break
 				}
-				ratio, u = vw/vv, next
+				ratio = vw / vv
+				u = d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: next, C: 1 / max(ratio, 1e-12)}}})
 			}
 			require.LessOrEqual(t, ratio, bound*(1+1e-5), "%s, seed %d, shape %v", name, seed, k.shape)
 		}

@@ -51,9 +51,16 @@ var kinds = map[string]kind{
 	"hadamard":   singlePixelKind,
 	"denoise":    denoiseKind,
 	"gray":       grayKind,
+	"gray_mean":  grayKind,
 	"inpaint":    inpaintKind,
 	"downsample": downsampleKind,
+	"average":    downsampleKind,
 	"blur":       blurKind,
+	"hdr":        hdrKind,
+	"quantize":   quantizeKind,
+	"response":   responseKind,
+	"jpeg":       jpegKind,
+	"jpeg_box":   jpegKind,
 }
 
 // limits of what a Spec may ask for. They keep a hostile file from exhausting the memory before anything is known to fit.

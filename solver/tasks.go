@@ -26,11 +26,15 @@ const (
 	TaskMotionBlur    Task = "deblur-motion"
 	TaskBlur          Task = "deblur" // the user's own kernel
 	TaskColor         Task = "colorize"
+	TaskHDR           Task = "hdr"
 	TaskOther         Task = "other" // an operator that this package does not know
 )
 
 // TaskSuperResolution is super-resolution by a factor of 2 or more, "sr4" for example.
 func TaskSuperResolution(factor int) Task { return Task(fmt.Sprintf("sr%d", factor)) }
+
+// TaskJPEG is the decoding of a JPEG file of a quality of 1 to 100, "jpeg10" for example.
+func TaskJPEG(quality int) Task { return Task(fmt.Sprintf("jpeg%d", quality)) }
 
 // Budgets of denoiser calls.
 const (
@@ -60,6 +64,7 @@ var table = map[Task]defaults{
 	TaskMotionBlur:    {150, 8, 32, 0.5},
 	TaskBlur:          {150, 8, 32, 0.5}, // like motion blur: most kernels that someone brings are shakes
 	TaskColor:         {400, 12, 28, 0.3},
+	TaskHDR:           {80, 4, 36, 0.3},
 	TaskOther:         {200, 8, 32, 0.3}, // the flat middle of what works where the measurement covers the picture
 }
 
@@ -69,6 +74,13 @@ func superResolution(factor int) defaults {
 	u := min((math.Log2(float64(factor))-2)/2, 1)
 	k1 := round(8 + 4*u)
 	return defaults{round(300 + 200*u), k1, Standard - k1, 0.2 - 0.1*u}
+}
+
+// jpegDefaults goes through (300, lam 0.1) at quality 2 and (200, 0.1) at quality 10, linearly in the logarithm of the quality. The
+// line goes on to 54 at quality 100.
+func jpegDefaults(quality int) defaults {
+	u := math.Log(float64(max(quality, 2))/2) / math.Log(5)
+	return defaults{round(300 - 100*u), 8, 32, 0.1}
 }
 
 func round(v float64) int { return int(math.RoundToEven(v)) }
@@ -97,10 +109,11 @@ func Defaults(task Task, sigma float64, schedule *Schedule) Settings {
 		TStar: at(row.tstar), K1: row.k1, P: row.p, TLow: at(3), Power: 2, Every: 1, TEnd: at(8),
 		EtaG: 1, EtaU: 0, Lam1: row.lam, Lam2: row.lam, SDMin: 0.02,
 	}
-	if sigma < 0.03 {
+	own := strings.HasPrefix(string(task), "jpeg") // residuals have units of their own, and sigma says nothing
+	if sigma < 0.03 && !own {
 		p.TEnd, p.TLow = at(3), at(1)
 	}
-	if sigma == 0 {
+	if sigma == 0 && !own {
 		p.TEnd, p.SDMin = 0, 0.01
 		p.Keep = true
 	}
@@ -135,6 +148,10 @@ func lookup(task Task) (defaults, bool) {
 	if f, ok := strings.CutPrefix(string(task), "sr"); ok {
 		factor, err := strconv.Atoi(f)
 		return superResolution(max(factor, 2)), err == nil && factor >= 2
+	}
+	if q, ok := strings.CutPrefix(string(task), "jpeg"); ok {
+		quality, err := strconv.Atoi(q)
+		return jpegDefaults(quality), err == nil && quality >= 1 && quality <= 100
 	}
 	row, ok := table[task]
 	return row, ok

@@ -239,7 +239,9 @@ func (f *compareFlags) input(c *cobra.Command, d *tensor.Device, input string, s
 		if err != nil {
 			return nil, nil, err
 		}
-		m, err = degrade(d, truth, spec, f.sigma, f.seed)
+		if m, err = degradeWith(d, truth, spec, f.noise, f.sigma, f.seed); err == nil {
+			m.Convention = f.recorded()
+		}
 		d.Trim()
 		return m, truth, err
 	}

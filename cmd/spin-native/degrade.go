@@ -15,7 +15,12 @@ import (
 )
 
 // degrade measures a picture: A(x) + sigma n.
-func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma float64, seed uint64) (m *solver.Measurement, err error) {
+func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma float64, seed uint64) (*solver.Measurement, error) {
+	return degradeWith(d, pic, spec, solver.NoiseModel{}, sigma, seed)
+}
+
+// degradeWith draws other noise before that.
+func degradeWith(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, noise solver.NoiseModel, sigma float64, seed uint64) (m *solver.Measurement, err error) {
 	defer tensor.Catch(&err)
 	defer d.Tidy()()
 	op, err := spec.Build(d, pic.H, pic.W, 3)
@@ -23,7 +28,7 @@ func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma flo
 		return nil, err
 	}
 	defer solver.Release(op)
-	y, err := solver.Measure(op, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed, 0)
+	y, err := noise.Measure(op, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +41,7 @@ func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma flo
 	}
 	return &solver.Measurement{
 		Y: parity.NCHW(data, 1, y.H(), y.W(), y.C()), Shape: [4]int{1, y.C(), y.H(), y.W()}, Image: [3]int{3, pic.H, pic.W},
-		Operator: spec, Sigma: sigma, Seed: seed,
+		Operator: spec, Sigma: sigma, Noise: noise, Seed: seed,
 	}, nil
 }
 
@@ -124,15 +129,16 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 				return err
 			}
 			defer d.Close()
-			m, err := degrade(d, pic, spec, f.sigma, seed)
+			m, err := degradeWith(d, pic, spec, f.noise, f.sigma, seed)
 			if err != nil {
 				return err
 			}
+			m.Convention = f.recorded()
 			y, err := pictureOfMeasurement(d, m)
 			if err != nil {
 				return err
 			}
-			y.Gray = y.Gray || pic.Gray && f.sigma == 0
+			y.Gray = y.Gray || pic.Gray && f.sigma == 0 && f.noise.Kind == ""
 			y.Depth, y.ICC, y.Alpha = pic.Depth, pic.ICC, alphaFor(pic, y.H, y.W)
 			if output != "" {
 				if err := imagefile.Write(output, y, force); err != nil {

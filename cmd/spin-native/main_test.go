@@ -122,6 +122,15 @@ func TestReconstructTasks(t *testing.T) {
 		"with truth":  {"--task", "denoise", "--sigma", "0.2", "--truth", pic, "--compare", filepath.Join(dir, "sheet.png")},
 		"other steps": {"--task", "denoise", "--sigma", "0.2", "--steps", "2"},
 		"colorize":    {"--task", "colorize"},
+		"jpeg":        {"--task", "jpeg", "--quality", "20"},
+		"jpeg box":    {"--task", "jpeg", "--quality", "20", "--jpeg-box", "--subsampling", "444"},
+		"hdr":         {"--task", "hdr"},
+		"levels":      {"--task", "dequantize", "--levels", "8"},
+		"bits":        {"--task", "dequantize", "--bits", "3", "--sigma", "0.05"},
+		"nonlinear":   {"--task", "nonlinear-blur", "--kernel", "gaussian:9:1.5"},
+		"poisson":     {"--task", "denoise", "--sigma", "0.01", "--noise", "poisson:50"},
+		"speckle":     {"--task", "deblur", "--kernel", "gaussian:9:1.5", "--noise", "speckle:0.1", "--samples", "2"},
+		"old photo":   {"--task", "deblur | sr | jpeg", "--kernel", "gaussian:9:1.5", "--scale", "2", "--quality", "30"},
 		"chain":       {"--task", "deblur | sr", "--scale", "2", "--kernel", "gaussian:9:1.5"},
 		"own flags":   {"--task", "deblur --kernel motion:9:0.5 | sr --scale 2|inpaint", "--mask", "center:8"},
 	} {
@@ -134,7 +143,7 @@ func TestReconstructTasks(t *testing.T) {
 			text := ok(t, append(append([]string{"reconstruct", "--prior", prior, "--json", "-o", out, pic}, args...), steps...)...)
 			var r reconstructReport
 			require.NoError(t, json.Unmarshal([]byte(text), &r), text)
-			require.Equal(t, d(slices.Contains([]string{"sr", "chain", "own flags"}, name), 64, 32), r.Width)
+			require.Equal(t, d(slices.Contains([]string{"sr", "chain", "own flags", "old photo"}, name), 64, 32), r.Width)
 			for _, o := range r.Outputs {
 				m, err := imagefile.Read(o, imagefile.Limits{})
 				require.NoError(t, err)
@@ -223,18 +232,19 @@ func TestMeasurement(t *testing.T) {
 	for name, args := range map[string][]string{
 		"inpaint": {"--task", "inpaint", "--mask", "random:0.7:5"}, "sr": {"--task", "sr", "--scale", "4"},
 		"deblur": {"--task", "deblur", "--kernel", "motion:15:0.5:2"}, "denoise": {"--task", "denoise"}, "colorize": {"--task", "colorize"},
+		"hdr": {"--task", "hdr", "--gain", "3"}, "dequantize": {"--task", "dequantize", "--bits", "3"}, "nonlinear": {"--task", "nonlinear-blur", "--kernel", "gaussian:9:1"},
 		"chain": {"--task", "deblur | sr | inpaint", "--kernel", "motion:15:0.5:2", "--scale", "2", "--mask", "random:0.3"},
 	} {
 		y, saved, out := filepath.Join(dir, name+".png"), filepath.Join(dir, name+".safetensors"), filepath.Join(dir, name+"-out.png")
 		ok(t, append([]string{"degrade", "--sigma", "0.05", "--seed", "9", "-o", y, "--save-measurement", saved, pic}, args...)...)
 		m, err := solver.LoadMeasurement(saved)
 		require.NoError(t, err)
-		require.Equal(t, 0.05, m.Sigma)
+		require.InDelta(t, d(name == "dequantize", math.Hypot(0.05, 2./7/math.Sqrt(12)), 0.05), m.Sigma, 1e-12)
 		require.Equal(t, uint64(9), m.Seed)
 		require.FileExists(t, y)
 		var r reconstructReport
 		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--prior", prior, "--steps", "3", "--json", "--truth", pic, "-o", out, saved)), &r))
-		require.Equal(t, 0.05, r.Sigma)
+		require.Equal(t, m.Sigma, r.Sigma)
 		require.Contains(t, ok(t, "info", saved), "measurement")
 		code, _, errs := spin(t, append([]string{"reconstruct", "-o", out, "--force", saved}, args...)...)
 		require.Equal(t, exitUsage, code)
@@ -303,6 +313,19 @@ func TestBadInput(t *testing.T) {
 		{"missing kernel", []string{"--task", "deblur", "--kernel", "none.png", pic}, 1, []string{"none.png"}},
 		{"no kernel", []string{"--task", "deblur", pic}, 2, []string{"--kernel"}},
 		{"no task", []string{pic}, 2, []string{"--task", "inpaint"}},
+		{"unknown convention", append(denoise(pic), "--convention", "moon"), 2, []string{"moon", "ddrm"}},
+		{"noise that is none", append(denoise(pic), "--noise", "rain:2"), 2, []string{"rain:2", "poisson"}},
+		{"no photons", append(denoise(pic), "--noise", "poisson:0"), 2, []string{"poisson:0"}},
+		{"noise behind a rounding", []string{"--task", "dequantize", "--bits", "3", "--noise", "speckle:0.1", pic}, 2, []string{"--noise", "dequantize"}},
+		{"JPEG that is none", []string{"--task", "jpeg", pic}, 2, []string{"not a JPEG file", "--quality"}},
+		{"JPEG with noise", []string{"--task", "jpeg", "--quality", "5", "--sigma", "0.1", pic}, 2, []string{"--sigma"}},
+		{"JPEG in the middle", []string{"--task", "jpeg | sr", pic}, 2, []string{"jpeg can only be the last"}},
+		{"no such quality", []string{"--task", "jpeg", "--quality", "0", pic}, 2, []string{"--quality 0"}},
+		{"no such sampling", []string{"--task", "jpeg", "--quality", "9", "--subsampling", "333", pic}, 2, []string{"333", "420"}},
+		{"levels of what", []string{"--task", "dequantize", pic}, 2, []string{"--levels", "--bits"}},
+		{"no bits", []string{"--task", "dequantize", "--bits", "0", pic}, 2, []string{"--bits 0"}},
+		{"no gain", []string{"--task", "hdr", "--gain", "1", pic}, 1, []string{"gain"}},
+		{"no gamma", []string{"--task", "nonlinear-blur", "--kernel", "gaussian:9:1", "--gamma", "0", pic}, 2, []string{"--gamma 0"}},
 		{"unknown task in a chain", []string{"--task", "sr | magic", pic}, 2, []string{"magic", "inpaint"}},
 		{"nothing in a chain", []string{"--task", "sr | ", pic}, 2, []string{"nothing between"}},
 		{"chain without a flag", []string{"--task", "sr | deblur", pic}, 2, []string{"deblur needs --kernel"}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -23,7 +24,8 @@ type reconstructFlags struct {
 	output, compare, truth string
 	samples                int
 	asJSON, force          bool
-	noise                  *solver.NoiseEstimate // of --sigma auto
+	turn                   int                   // EXIF orientation that results still have to be turned by
+	estimate               *solver.NoiseEstimate // of --sigma auto
 }
 
 func newReconstruct() *cobra.Command {
@@ -42,6 +44,8 @@ little lets noise and ringing through; too much smooths. --sigma auto measures i
   spin-native reconstruct --task sr --scale 4 -o big.png small.png --compare sheet.png
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
   spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
+  spin-native reconstruct --task jpeg -o smooth.png compressed.jpg
+  spin-native reconstruct --task "deblur | sr | jpeg" --kernel gaussian:9:2 --scale 2 -o big.png old.jpg
   spin-native reconstruct --task denoise --sigma auto -o clean.png noisy.png
   spin-native reconstruct --task sr --scale 4 --deadline 10s -o big.png small.png
   spin-native reconstruct --task sr --scale 4 --set tstar=250,lam=0.4,inner=fgd:10 --transition dpmpp -o big.png small.png
@@ -74,7 +78,9 @@ type reconstructReport struct {
 	Task           string                `json:"task"`
 	Prior          string                `json:"prior"`
 	Device         string                `json:"device"`
-	Sigma          float64               `json:"sigma"`
+	Sigma          float64               `json:"sigma"`           // on the scale -1..1, whatever the convention
+	Noise          *noiseReport          `json:"noise,omitempty"` // of --noise
+	Convention     string                `json:"convention"`
 	NoiseEstimate  *solver.NoiseEstimate `json:"noise_estimate,omitempty"` // of --sigma auto
 	Seed           uint64                `json:"seed"`
 	Method         string                `json:"method"`
@@ -98,6 +104,19 @@ type reconstructReport struct {
 	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
 	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
 	Result         []score               `json:"result,omitempty"`      // the outputs against the truth
+}
+
+// noiseReport is what --noise said.
+type noiseReport struct {
+	Kind  string  `json:"kind"`
+	Level float64 `json:"level"`
+}
+
+func noiseOf(m *solver.Measurement) *noiseReport {
+	if m.Noise.Kind == "" {
+		return nil
+	}
+	return &noiseReport{m.Noise.Kind, m.Noise.Level}
 }
 
 // firstStageReport is what encoding and decoding took, and their shares of the whole.
@@ -173,6 +192,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return err
 	}
 	h, w := m.Image[1], m.Image[2]
+	if f.turn >= 5 {
+		h, w = w, h
+	}
 	var truth *imagefile.Image
 	if f.truth != "" {
 		if truth, err = imagefile.Read(f.truth, imagefile.Limits{}); err != nil {
@@ -211,8 +233,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	if truth != nil && s.images[0].Gray { // the measurement is of the mean of the channels
 		averageChannels(truth)
 	}
+	for _, img := range append([]*imagefile.Image{s.measured, s.guess}, s.images...) {
+		if img != nil {
+			img.Orient(f.turn)
+		}
+	}
 	report := reconstructReport{
-		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, NoiseEstimate: f.noise, Seed: f.seed,
+		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Noise: noiseOf(m), Convention: cmp.Or(m.Convention, "spin"), NoiseEstimate: f.estimate, Seed: f.seed,
 		Method: f.method, Deadline: s.result.Short, Timesteps: s.result.Timesteps,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
@@ -359,8 +386,18 @@ func (f *reconstructFlags) measurement(c *cobra.Command, d *tensor.Device, input
 		if m.Shape[0] != 1 || m.Image[0] != 3 {
 			return nil, nil, fmt.Errorf("measurement %s is of %d pictures with %d channels, expected one of 3", input, m.Shape[0], m.Image[0])
 		}
+		words, known := conventionOf(m.Convention)
 		if c.Flags().Changed("sigma") {
 			m.Sigma = f.sigma
+			if known {
+				m.Sigma *= words.sigma // as the measurement's
+			}
+		}
+		if c.Flags().Changed("convention") && f.convention != words.name && !f.quiet {
+			fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s was measured in the convention %s, which holds; --convention %s does not\n", input, cmp.Or(m.Convention, "spin"), f.convention)
+		}
+		if c.Flags().Changed("noise") {
+			return nil, nil, usagef("%s says its noise itself: leave --noise away", input)
 		}
 		return m, imagefile.New(m.Image[2], m.Image[1]), nil
 	}
@@ -376,11 +413,26 @@ func (f *reconstructFlags) measurement(c *cobra.Command, d *tensor.Device, input
 	if name := pic.ProfileName(); name != "" && !strings.Contains(name, "sRGB") && !f.quiet {
 		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s has the colour profile %q; the prior knows sRGB, colours are taken as they are and the profile is kept\n", input, name)
 	}
-	m := &solver.Measurement{Y: planar(pic.Pix, pic.H, pic.W), Shape: [4]int{1, 3, pic.H, pic.W}, Image: [3]int{3, pic.H, pic.W}, Sigma: f.sigma}
+	m := &solver.Measurement{Y: planar(pic.Pix, pic.H, pic.W), Shape: [4]int{1, 3, pic.H, pic.W}, Image: [3]int{3, pic.H, pic.W}, Sigma: f.sigma, Noise: f.noise, Convention: f.recorded()}
 	if !c.Flags().Changed("sigma") {
 		m.Sigma = f.usualSigma()
 	}
-	m.Image[1], m.Image[2] = f.behind(pic.H, pic.W)
+	h, w := pic.H, pic.W
+	last := f.chain[len(f.chain)-1]
+	var own *solver.Measurement // that of the file itself
+	if last.read != nil {
+		if own, err = last.read(last.flags, input); err != nil {
+			return nil, nil, err
+		}
+		if own != nil {
+			f.turn = pic.Orientation // what is in the file has not been turned
+			h, w = own.Image[1], own.Image[2]
+		}
+	}
+	m.Image[1], m.Image[2] = f.behind(h, w)
+	for _, s := range f.chain {
+		s.flags.sigma = m.Sigma
+	}
 	stderr := c.ErrOrStderr()
 	if f.quiet {
 		stderr = io.Discard
@@ -388,7 +440,10 @@ func (f *reconstructFlags) measurement(c *cobra.Command, d *tensor.Device, input
 	if m.Operator, err = f.spec(m.Image[1], m.Image[2], stderr); err != nil {
 		return nil, nil, fmt.Errorf("%s of %d x %d pixels: %w", input, pic.W, pic.H, err)
 	}
-	if last := f.chain[len(f.chain)-1]; last.again {
+	switch {
+	case own != nil:
+		m.Y, m.Shape, m.Sigma = own.Y, own.Shape, own.Sigma
+	case last.again:
 		spec := m.Operator
 		if len(spec.Parts) > 0 {
 			spec = spec.Parts[len(spec.Parts)-1]
@@ -400,11 +455,15 @@ func (f *reconstructFlags) measurement(c *cobra.Command, d *tensor.Device, input
 		d.Trim()
 		m.Y, m.Shape, m.Sigma = again.Y, again.Shape, math.Hypot(m.Sigma, again.Sigma)
 	}
+	pic.Gray = pic.Gray && !slices.ContainsFunc(f.chain, func(s step) bool { return s.name == "colorize" })
 	return m, pic, nil
 }
 
 func caption(m *solver.Measurement) string {
 	what := m.Operator.String()
+	if m.Noise.Kind != "" {
+		what += fmt.Sprintf(", %s noise %.3g", m.Noise.Kind, m.Noise.Level)
+	}
 	if m.Sigma > 0 {
 		what += fmt.Sprintf(", noise %.3g", m.Sigma)
 	}

@@ -145,7 +145,9 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	} else {
 		many := problem
 		if n > 1 {
-			many.Y = repeated(d, m, n)
+			if many.Y, err = repeated(problem.Y, n); err != nil {
+				return nil, err
+			}
 		}
 		res, err = by.run(ctx, many, p.den, settings)
 	}

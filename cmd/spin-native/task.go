@@ -33,8 +33,23 @@ type taskFlags struct {
 	invert bool
 	scale  int
 	kernel string
-	sigma  float64
-	auto   bool // --sigma auto
+	gain   float64
+	levels int
+	bits   int
+	gamma  float64
+
+	noiseText  string
+	noise      solver.NoiseModel // what it says, from check
+	convention string
+	words      convention // what it says, from check
+
+	quality     int
+	subsampling string
+	box         bool
+	jpeg        *solver.JPEGFormat // of the file that is reconstructed
+
+	sigma float64
+	auto  bool // --sigma auto
 
 	changed func(flag string) bool // whether a flag was given
 	chain   []step                 // what task says, from check
@@ -62,6 +77,8 @@ type task struct {
 	behind func(f *taskFlags, h, w int) (int, int)
 	// again says that the numbers measured are not those of the measured picture, but what the operator makes of it again.
 	again bool
+	// read reads the measurement from the file itself, where flags do not say it, with the step's flags for spec.
+	read func(f *taskFlags, path string) (*solver.Measurement, error)
 	// last says that nothing can come after it: what it measures is no picture, or its rounding is part of it.
 	last bool
 	// file says why a picture is not enough, and a measurement file is needed; empty where a picture will do.
@@ -91,7 +108,7 @@ var tasks = []*task{
 			if w%f.scale != 0 || h%f.scale != 0 {
 				return solver.Spec{}, fmt.Errorf("a picture of %d x %d pixels, which --scale %d does not divide: crop it to %d x %d first", w, h, f.scale, w/f.scale*f.scale, h/f.scale*f.scale)
 			}
-			return solver.Spec{Kind: "downsample", Factor: f.scale}, nil
+			return solver.Spec{Kind: f.words.reduce, Factor: f.scale}, nil
 		},
 		behind: func(f *taskFlags, h, w int) (int, int) { return h * f.scale, w * f.scale },
 	},
@@ -121,7 +138,7 @@ var tasks = []*task{
                        (--unscaled: of pictures on the scale -1..1, an older convention)`,
 		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
 			unscaled := 0.0
-			if f.unscaled {
+			if f.unscaled || f.words.unscaled {
 				unscaled = 1
 			}
 			return solver.Spec{Kind: "phase", Numbers: map[string]float64{"oversample": f.oversample, "unscaled": unscaled}}, nil
@@ -157,9 +174,73 @@ var tasks = []*task{
 		},
 	},
 	{
+		name: "jpeg", flags: []string{"quality", "subsampling", "jpeg-box"}, again: true, last: true, read: readJPEG, spec: jpegSpec,
+		help: `                       a JPEG file itself: its coefficients and tables say everything
+--quality Q            a picture that once was a JPEG file of standard quality Q, up to about 30
+                       [--subsampling 444|422|420|440|411|grey]`,
+		check: func(f *taskFlags) error {
+			if f.quality < 1 || f.quality > 100 {
+				return usagef("--quality %d: expected 1 to 100", f.quality)
+			}
+			if _, ok := samplings[f.subsampling]; !ok {
+				return usagef("--subsampling %s: expected 444, 422, 420, 440, 411 or grey", f.subsampling)
+			}
+			if f.changed("sigma") {
+				return usagef("--sigma does not go with --task jpeg: what its rounding takes away is its noise")
+			}
+			return nil
+		},
+	},
+	{
+		name: "hdr", flags: []string{"gain"}, sigma: 0.01,
+		help: `[--gain G]             the lights of an exposure G times too long (default 2), and a picture G times darker`,
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			return solver.Spec{Kind: "hdr", Numbers: map[string]float64{"gain": f.gain, "sigma": f.sigma}}, nil
+		},
+	},
+	{
+		name: "dequantize", flags: []string{"levels", "bits"}, again: true, last: true,
+		help: `--levels N | --bits B  smooth shades for a picture of N = 2^B levels in each channel`,
+		check: func(f *taskFlags) error {
+			switch levels, bits := f.changed("levels"), f.changed("bits"); {
+			case levels == bits:
+				return usagef("--task dequantize needs --levels or --bits")
+			case bits && (f.bits < 1 || f.bits > 16):
+				return usagef("--bits %d: expected 1 to 16", f.bits)
+			case bits:
+				f.levels = 1 << f.bits
+			case f.levels < 2 || f.levels > 1<<16:
+				return usagef("--levels %d: expected 2 to 65536", f.levels)
+			}
+			return nil
+		},
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			return solver.Spec{Kind: "quantize", Numbers: map[string]float64{"levels": float64(f.levels)}}, nil
+		},
+	},
+	{
+		name: "nonlinear-blur", flags: []string{"kernel", "gamma"}, need: "kernel", sigma: 0.01,
+		help: `--kernel ... [--gamma G]   a blur of light, in a picture whose numbers are light^(1/G) (default 2.2)`,
+		check: func(f *taskFlags) error {
+			if !(f.gamma >= 1./8 && f.gamma <= 8) {
+				return usagef("--gamma %v: expected 1/8 to 8", f.gamma)
+			}
+			return nil
+		},
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			k, err := f.kernelOf()
+			response := func(gamma float64) solver.Spec {
+				return solver.Spec{Kind: "response", Numbers: map[string]float64{"gamma": gamma}}
+			}
+			return solver.Spec{Kind: "compose", Parts: []solver.Spec{response(f.gamma), {Kind: "blur", Kernel: k, Note: note(f.kernel)}, response(1 / f.gamma)}}, err
+		},
+	},
+	{
 		name: "colorize", sigma: 0.01, again: true,
 		help: `                       colours for a grey picture`,
-		spec: func(*taskFlags, int, int, io.Writer) (solver.Spec, error) { return solver.Spec{Kind: "gray"}, nil },
+		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
+			return solver.Spec{Kind: f.words.gray}, nil
+		},
 	},
 }
 
@@ -194,7 +275,14 @@ func (f *taskFlags) register(c *cobra.Command) {
 	f.changed = c.Flags().Changed
 	c.Flags().StringVar(&f.task, "task", "", taskList()+", or several in a row with | between them")
 	f.registerOwn(c)
+	f.registerNoise(c)
 	c.Flags().Var(&sigmaValue{f}, "sigma", "standard deviation of the noise in the measurement, pictures being on the scale -1..1")
+}
+
+// registerNoise registers what says more about the noise, and what the words mean.
+func (f *taskFlags) registerNoise(c *cobra.Command) {
+	c.Flags().StringVar(&f.noiseText, "noise", "", "noise that depends on the picture: poisson:PHOTONS (in white) or speckle:DEVIATION; --sigma is Gaussian noise besides")
+	c.Flags().StringVar(&f.convention, "convention", "spin", "whose meaning of --sigma, sr, colorize, box and poisson: "+conventionNames()+" (docs/operators.md)")
 }
 
 // registerOwn registers the flags that belong to certain tasks.
@@ -214,7 +302,14 @@ func (f *taskFlags) registerOwn(c *cobra.Command) {
 	s.StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
 	s.BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
 	s.IntVar(&f.scale, "scale", 4, "sr: the factor")
-	s.StringVar(&f.kernel, "kernel", "", "deblur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+	s.StringVar(&f.kernel, "kernel", "", "deblur, nonlinear-blur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+	s.IntVar(&f.quality, "quality", 10, "jpeg: the quality, 1 to 100, where the file itself is not at hand")
+	s.StringVar(&f.subsampling, "subsampling", "420", "jpeg: sampling of chroma, with --quality; 444, 422, 420, 440, 411 or grey")
+	s.BoolVar(&f.box, "jpeg-box", false, "jpeg: take the rounding as an interval without a distribution, for comparison")
+	s.Float64Var(&f.gain, "gain", 2, "hdr: how many times too long the exposure was")
+	s.IntVar(&f.levels, "levels", 0, "dequantize: levels of each channel")
+	s.IntVar(&f.bits, "bits", 0, "dequantize: bits of each channel, in place of --levels")
+	s.Float64Var(&f.gamma, "gamma", 2.2, "nonlinear-blur: the picture's numbers are light to the power of 1/gamma")
 }
 
 // ownFlags are the names of those flags.
@@ -237,6 +332,15 @@ func (f *taskFlags) check(c *cobra.Command) error {
 	if !(f.sigma >= 0 && f.sigma <= 10) {
 		return usagef("--sigma %v: expected 0 to 10, on the scale where pictures are -1..1", f.sigma)
 	}
+	var ok bool
+	if f.words, ok = conventionOf(f.convention); !ok {
+		return usagef("--convention %s: expected one of %s", f.convention, conventionNames())
+	}
+	f.sigma *= f.words.sigma
+	var err error
+	if f.noise, err = f.noiseModel(); err != nil {
+		return err
+	}
 	f.chain = nil
 	segments := strings.Split(f.task, "|")
 	for i, segment := range segments {
@@ -246,6 +350,9 @@ func (f *taskFlags) check(c *cobra.Command) error {
 		}
 		if s.last && i < len(segments)-1 {
 			return usagef("--task %q: %s can only be the last", f.task, s.name)
+		}
+		if s.last && f.noise.Kind != "" {
+			return usagef("--noise does not go with --task %s", s.name)
 		}
 		f.chain = append(f.chain, s)
 	}
@@ -307,6 +414,10 @@ func (f *taskFlags) spec(h, w int, stderr io.Writer) (solver.Spec, error) {
 			return part, fmt.Errorf("--task %s for pictures of %d x %d: %w", s.name, w, h, err)
 		}
 		h, w, c = next[0], next[1], next[2]
+		if part.Kind == "compose" {
+			all.Parts = append(all.Parts, part.Parts...)
+			continue
+		}
 		all.Parts = append(all.Parts, part)
 	}
 	if len(all.Parts) == 1 {
@@ -414,7 +525,7 @@ func (f *taskFlags) maskOf(h, w int, stderr io.Writer) (m *solver.Mask, err erro
 	}
 	switch name {
 	case "box":
-		m, err = solver.BoxMask(h, w, size, seed)
+		m, err = solver.BoxMaskWithin(h, w, size, f.words.margin, seed)
 	case "center":
 		m, err = solver.CenterMask(h, w, size)
 	case "half":

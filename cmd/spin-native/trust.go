@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/imagefile"
-	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
@@ -49,7 +48,7 @@ func (f *reconstructFlags) estimateNoise(m *solver.Measurement) error {
 	if err != nil {
 		return fmt.Errorf("--sigma auto: %w", err)
 	}
-	f.noise, m.Sigma = &e, e.Sigma
+	f.estimate, m.Sigma = &e, e.Sigma
 	if e.Low == 0 && m.Operator.Kind != "denoise" && len(f.chain) > 0 {
 		m.Sigma = min(m.Sigma, f.usualSigma())
 	}
@@ -71,10 +70,13 @@ func (f *trustFlags) register(c *cobra.Command) {
 // wantsMap is whether the map of what was invented is needed for n results.
 func (f trustFlags) wantsMap(n int) bool { return f.invented != "" || f.report != "" || n > 1 }
 
-// repeated is the measurement n times.
-func repeated(d *tensor.Device, m *solver.Measurement, n int) *tensor.Tensor {
-	one := parity.NHWC(m.Y, 1, m.Shape[1], m.Shape[2], m.Shape[3])
-	return d.From(slices.Repeat(one, n), n, m.Shape[2], m.Shape[3], m.Shape[1])
+// repeated is a measurement n times.
+func repeated(y *tensor.Tensor, n int) (*tensor.Tensor, error) {
+	one, err := y.Floats()
+	if err != nil {
+		return nil, err
+	}
+	return y.Device().From(slices.Repeat(one, n), n, y.H(), y.W(), y.C()), nil
 }
 
 // inventedReport is what --json says of the map of what was invented.

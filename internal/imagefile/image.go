@@ -20,6 +20,8 @@ type Image struct {
 	Alpha []uint16
 	// Depth is the number of bits per sample, 8 or 16 (0 is taken as 8 by Write).
 	Depth int
+	// Orientation is how the file lay, 1 to 8 as EXIF counts them, or 0. Pixels have been turned accordingly.
+	Orientation int
 	// ICC is the colour profile as found in the file, or nil.
 	ICC []byte
 	// Text holds the text records of a PNG (iTXt and tEXt) by keyword. Only PNG

@@ -131,11 +131,11 @@ func (d *tiffDir) orientation() int {
 	return 1
 }
 
-// orient turns the picture so that it is upright. The orientation says where the
+// Orient turns the picture so that it is upright. The orientation says where the
 // first row and the first column of the file are to be shown: 1 top left, 2 top
 // right, 3 bottom right, 4 bottom left, 5 left top, 6 right top, 7 right bottom,
 // 8 left bottom (from 5 on rows become columns).
-func (m *Image) orient(orientation int) {
+func (m *Image) Orient(orientation int) {
 	if orientation < 2 || orientation > 8 {
 		return
 	}

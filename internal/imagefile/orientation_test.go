@@ -94,9 +94,9 @@ func TestOrientAlpha(t *testing.T) {
 	in := noise(5, 3, 8, false, true, 2)
 	for o, back := range map[int]int{2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6} {
 		m := noise(5, 3, 8, false, true, 2)
-		m.orient(o)
+		m.Orient(o)
 		require.NotEqual(t, in.Alpha, m.Alpha, "%d", o)
-		m.orient(back)
+		m.Orient(back)
 		require.Equal(t, in, m, "%d", o)
 	}
 }

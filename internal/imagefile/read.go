@@ -119,7 +119,8 @@ func Decode(name string, data []byte, limit Limits) (m *Image, err error) {
 	m.Gray = m.Gray || h.gray
 	m.ICC = matchingProfile(h.icc, m.Gray)
 	m.Text = h.text
-	m.orient(h.orientation)
+	m.Orient(h.orientation)
+	m.Orientation = h.orientation
 	return m, nil
 }
 

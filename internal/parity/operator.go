@@ -18,6 +18,12 @@ type operatorSpec struct {
 	Sigma        float64
 	Mask, Kernel string
 	Factor       int
+	Scale        float64
+	KY           string `json:"k_y"` // of JPEG: the file's integers by block, and its tables
+	KCb          string `json:"k_cb"`
+	KCr          string `json:"k_cr"`
+	TableY       string `json:"table_y"`
+	TableC       string `json:"table_c"`
 }
 
 // build makes an operator for images of h x w.
@@ -63,8 +69,76 @@ func (c *Case) build(d *tensor.Device, s operatorSpec, h, w int) (solver.Operato
 			return nil, err
 		}
 		return solver.NewBlur(d, h, w, kernel)
+	case "hdr":
+		return solver.NewHDR(s.Scale, s.Sigma)
+	case "jpeg", "jpeg_box":
+		f, err := c.jpegFormat(s)
+		if err != nil {
+			return nil, err
+		}
+		if s.Kind == "jpeg_box" {
+			return solver.NewJPEGBox(d, h, w, f)
+		}
+		return solver.NewJPEG(d, h, w, f)
 	}
 	return nil, fmt.Errorf("operator %q is %w", s.Kind, ErrUnsupported)
+}
+
+// jpegFormat is that of cases: 4:2:0, one table for both planes of chroma.
+func (c *Case) jpegFormat(s operatorSpec) (f solver.JPEGFormat, err error) {
+	f = solver.JPEGFormat{Across: 2, Down: 2}
+	for _, name := range []string{s.TableY, s.TableC, s.TableC} {
+		values, _, err := c.Array(name)
+		if err != nil {
+			return f, err
+		}
+		if len(values) != 64 {
+			return f, fmt.Errorf("%s: table %q has %d values, expected 64", c.Name, name, len(values))
+		}
+		var t [64]int
+		for i, v := range values {
+			t[i] = int(v)
+		}
+		f.Tables = append(f.Tables, t)
+	}
+	return f, nil
+}
+
+// measurement is what an operator measured: an array of the case or, of JPEG, its integers.
+func (c *Case) measurement(d *tensor.Device, s operatorSpec, y string, h, w int) (*tensor.Tensor, error) {
+	if s.KY == "" {
+		return c.Input(d, y)
+	}
+	f, err := c.jpegFormat(s)
+	if err != nil {
+		return nil, err
+	}
+	at, err := c.coefficients([]string{s.KY, s.KCb, s.KCr})
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.Measurement(h, w, false, func(p, i, j int) int { return int(at(p, i, j)) })
+	if err != nil {
+		return nil, err
+	}
+	return d.From(NHWC(m.Y, 1, m.Shape[1], m.Shape[2], m.Shape[3]), 1, m.Shape[2], m.Shape[3], m.Shape[1]), nil
+}
+
+// coefficients are those of arrays [1,rows,columns,8,8] of blocks.
+func (c *Case) coefficients(names []string) (at func(plane, row, column int) float32, err error) {
+	var values [3][]float32
+	var across [3]int
+	for p, name := range names {
+		v, shape, err := c.Array(name)
+		if err != nil {
+			return nil, err
+		}
+		if len(shape) != 5 {
+			return nil, fmt.Errorf("%s: coefficients %q have shape %v", c.Name, name, shape)
+		}
+		values[p], across[p] = v, shape[2]
+	}
+	return func(p, i, j int) float32 { return values[p][((i/8*across[p]+j/8)*8+i%8)*8+j%8] }, nil
 }
 
 // named are the operators that cases call by a name alone; their arrays have the given prefix.
@@ -80,6 +154,8 @@ func named(name, prefix string) operatorSpec {
 		return operatorSpec{Kind: "downsample", Factor: 16}
 	case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
 		return operatorSpec{Kind: "blur", Kernel: prefix + "kernel"}
+	case "hdr_x2":
+		return operatorSpec{Kind: "hdr", Scale: 2}
 	}
 	return operatorSpec{Kind: name}
 }
@@ -217,4 +293,43 @@ func (c *Case) photoCase(d *tensor.Device) (results []Result, saved []Saved, err
 		done()
 	}
 	return results, []Saved{out}, nil
+}
+
+// compareCoefficients compares the coefficients C(x) of JPEG, level shift included, with ax = sqrt(12) C/q; blocks in the
+// units of their steps.
+func (c *Case) compareCoefficients(task string, s operatorSpec, names []string, ax *tensor.Tensor) (r Result, err error) {
+	f, err := c.jpegFormat(s)
+	if err != nil {
+		return r, err
+	}
+	want, err := c.coefficients(names)
+	if err != nil {
+		return r, err
+	}
+	got, err := ax.Floats()
+	if err != nil {
+		return r, err
+	}
+	var ours, theirs []float32
+	limit := 0.0
+	for p := range names {
+		h, w := ax.H(), ax.W()
+		if p > 0 {
+			h, w = h/f.Down, w/f.Across
+		}
+		for i := range h {
+			for j := range w {
+				q := float64(f.Tables[p][i%8*8+j%8]) / 127.5
+				v := float64(got[(i*ax.W()+j)*ax.C()+p]) * q / math.Sqrt(12)
+				if p == 0 && i%8 == 0 && j%8 == 0 {
+					v -= 8 * 0.5 / 127.5
+				}
+				ours, theirs = append(ours, float32(v)), append(theirs, want(p, i, j))
+				limit = max(limit, operatorLimit*math.Abs(float64(want(p, i, j))))
+			}
+		}
+	}
+	w := &worst{name: task + " (coefficients)", limit: Tolerance{MaxAbs: limit}}
+	w.add(ours, theirs)
+	return w.row(), nil
 }

@@ -293,7 +293,10 @@ func (c *Case) problem(d *tensor.Device, s operatorSpec, h, w int) (p solver.Pro
 	if custom, ok := c.Custom[s.Kind]; ok {
 		p.Operator, p.Y, p.Sigma, err = custom(d, h, w)
 	} else if p.Operator, err = c.build(d, s, h, w); err == nil {
-		p.Y, err = c.Input(d, "y")
+		p.Y, err = c.measurement(d, s, "y", h, w)
+	}
+	if r, ok := p.Operator.(solver.Recorder); ok {
+		p.Sigma = r.Deviation() // in units of its own
 	}
 	if err == nil && c.Has("guess") {
 		p.Start, err = c.Input(d, "guess")
@@ -309,6 +312,7 @@ func (c *Case) operatorsCase(d *tensor.Device) (results []Result, saved []Saved,
 			Task, X, Y, Grad, Guess, A string
 			AT                         string  `json:"AT_of_y"`
 			Half                       float64 `json:"half_sq"`
+			Coefficients               []string
 			Count                      int
 			Operator                   operatorSpec
 			Corrected                  []struct {
@@ -334,7 +338,7 @@ func (c *Case) operatorsCase(d *tensor.Device) (results []Result, saved []Saved,
 				results = append(results, Result{Array: k.Task, Skipped: err.Error()})
 				return nil
 			}
-			y, err := c.Input(d, k.Y)
+			y, err := c.measurement(d, k.Operator, k.Y, x.H(), x.W())
 			if err != nil {
 				return err
 			}
@@ -362,20 +366,32 @@ func (c *Case) operatorsCase(d *tensor.Device) (results []Result, saved []Saved,
 			}
 			ax := op.Apply(x)
 			r := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: ax, C: 1}, {X: measured, C: -1}}})
-			parts := []struct {
-				name string
-				got  *tensor.Tensor
-			}{{k.A, ax}, {k.Grad, op.VJP(x, r)}}
-			if k.AT != "" {
-				parts = append(parts, parts[0])
-				parts[2].name, parts[2].got = k.AT, op.VJP(nil, y)
+			grad := op.VJP(x, r)
+			if m, ok := op.(solver.Misfit); ok {
+				r = m.Misfit(x, measured)
+				grad = m.MisfitVJP(x, r)
 			}
-			for _, v := range parts {
-				if err := compare(v.name, v.got, 0); err != nil {
+			if err := compare(k.Grad, grad, 0); err != nil {
+				return err
+			}
+			if k.A != "" {
+				if err := compare(k.A, ax, 0); err != nil {
 					return err
 				}
 			}
-			if g, ok := op.(solver.Guesser); ok && k.Guess != "" {
+			if k.AT != "" {
+				if err := compare(k.AT, op.VJP(nil, y), 0); err != nil {
+					return err
+				}
+			}
+			if len(k.Coefficients) == 3 {
+				row, err := c.compareCoefficients(k.Task, k.Operator, k.Coefficients, ax)
+				if err != nil {
+					return err
+				}
+				results = append(results, row)
+			}
+			if g, ok := op.(solver.Guesser); ok && k.Guess != "" && k.Operator.KY == "" { // of JPEG the case has another picture, with noise
 				if err := compare(k.Guess, g.Guess(y), 0); err != nil {
 					return err
 				}
