@@ -3,7 +3,7 @@
 #   make -f kernels.mk headers   cuda.h, which builds with the tag cuda need, from PyPI into bin/cuda
 #   make -f kernels.mk emu       the emulated device for tests, bin/cudaemu/libcuda.so.1; needs g++
 #   make -f kernels.mk image     compiles kernels/cuda/*.cu into the image that builds with the tag embed
-#   make -f kernels.mk check     registers, stack and spills of every kernel
+#   make -f kernels.mk check     registers, stack, spills and tensor-core instructions of every kernel
 #   make -f kernels.mk verify    compiles the image again and compares
 #
 # The last three need the Python packages that tools/cuda_image.py names (PYTHON=...). docs/cuda.md tells how it all fits together.

@@ -1,5 +1,5 @@
 // Package kernels is the contract between the networks and the machines: a small closed set of fused operations on
-// NHWC float32 tensors, which every backend implements and package kerneltest checks.
+// NHWC tensors, which every backend implements and package kerneltest checks.
 //
 // A backend is opened by its constructor (ref.Open, cpu.Open, cuda.Open), so a program's import list is its wiring diagram:
 //
@@ -10,8 +10,9 @@
 // # Layout
 //
 // A tensor is a View: N images of H rows of W pixels of C channels, dense, channels fastest (NHWC). Vectors are views
-// with H = W = 1, so a fully connected layer is a 1x1 convolution. Storage is float32; sums that decide a statistic are
-// kept in float64 or as exact-by-construction partial moments.
+// with H = W = 1, so a fully connected layer is a 1x1 convolution. Storage is float32, and half precision for the
+// activations of networks on a backend that is a Storer; sums that decide a statistic are kept in float64 or as
+// exact-by-construction partial moments.
 //
 // # Rules
 //

@@ -5,11 +5,30 @@ type Buffer interface {
 	Len() int
 }
 
-// View is a dense NHWC tensor at element Off of a buffer.
+// Type says how the elements of a view are stored.
+type Type int
+
+const (
+	F32 Type = iota
+	F16      // half precision, where the backend stores it; sums and statistics are in F32 all the same
+)
+
+func (t Type) String() string { return [...]string{F32: "f32", F16: "f16"}[t] }
+
+// Room is the number of float32 elements of a buffer that n elements take up.
+func (t Type) Room(n int) int {
+	if t == F16 {
+		return (n + 1) / 2
+	}
+	return n
+}
+
+// View is a dense NHWC tensor at element Off of a buffer, which is counted in elements of the view's type.
 type View struct {
 	Buf        Buffer
 	Off        int
 	N, H, W, C int
+	Type       Type
 }
 
 // Len is the number of elements.
@@ -63,12 +82,19 @@ type Recording interface {
 	Free()
 }
 
+// Storer is a Backend that stores other types than F32. It takes views of those types where the operations of Net read or
+// write activations: Src, Skip, Residual and Dst of Conv2D, x of Moments, everything of Attention, Dst and Src of LayerNorm,
+// GEGLU and Resample. All other views are F32.
+type Storer interface {
+	Stores(Type) bool
+}
+
 // Memory moves data between the host and the backend.
 type Memory interface {
 	// Alloc returns n uninitialised elements, or an error that matches ErrOutOfMemory.
 	Alloc(n int) (Buffer, error)
 	Free(Buffer)
-	// Upload copies src, whose length is dst.Len(), into dst. It has read src when it returns.
+	// Upload copies src, whose length is dst.Len(), into dst, in dst's type. It has read src when it returns.
 	Upload(dst View, src []float32)
 	// Download waits for the operations before it and copies src into dst, whose length is src.Len().
 	Download(dst []float32, src View) error
@@ -93,7 +119,8 @@ type Net interface {
 	// GEGLU gates one half of the channels by the other: for src = [a | b], dst = a * b * Phi(b), with the cumulative
 	// distribution Phi of the normal distribution, (1 + erf(b / sqrt 2)) / 2.
 	GEGLU(dst, src View)
-	// Resample writes src at twice or half its size: dst = sampling(src). moments is optional [N,1,2,C].
+	// Resample writes src at twice or half its size: dst = sampling(src). moments is optional [N,1,2,C]. Same makes a copy,
+	// which may be of another type.
 	Resample(dst, src View, s Sampling, moments View)
 	Nearest(*Nearest)
 }
@@ -159,6 +186,7 @@ type ConvWeights struct {
 	Form        ConvForm // Auto, or a forced algorithm (an error where it does not apply)
 	Pixels      int      // output pixels per image that the weights will mostly meet, a hint for Auto; 0 if unknown
 	Up          bool     // every Conv2D will say Sampling Up2, which lets a backend fold the enlarging into the weights
+	Type        Type     // that weights and inputs are rounded to; sums are in F32. A Conv2D with a view of F16 needs F16.
 }
 
 // OutSize is the output height (width) for an input height (width) of n; 0 or less where that is too small.

@@ -292,7 +292,7 @@ func (b *half) attention(path ...any) {
 	}
 	b.add(&attention{
 		norm: b.norm(l.at("norm"), ch), heads: 1, proj: l.at("proj_out").conv(ch, ch, 1, 1, b.ds, false),
-		qkv: l.d.Kernel(kernels.ConvWeights{Weight: w, Bias: bias, In: ch, Out: 3 * ch, Size: 1, Stride: 1, Pixels: (l.size / b.ds) * (l.size / b.ds)}),
+		qkv: l.kernel(kernels.ConvWeights{Weight: w, Bias: bias, In: ch, Out: 3 * ch, Size: 1, Stride: 1, Pixels: (l.size / b.ds) * (l.size / b.ds)}),
 	}, path...)
 }
 
@@ -307,7 +307,7 @@ func (b *half) middle() {
 // end is norm_out, SiLU and conv_out.
 func (b *half) end(out int) {
 	norm := b.norm(b.l.at("norm_out"), b.ch)
-	b.add(&conv{norm: &norm, kernel: b.l.at("conv_out").conv(b.ch, out, 3, 1, b.ds, false)}, "conv_out")
+	b.add(&conv{norm: &norm, kernel: b.l.at("conv_out").conv(b.ch, out, 3, 1, b.ds, false), last: true}, "conv_out")
 }
 
 // encoder reads everything in front of quant_conv.

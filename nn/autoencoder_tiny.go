@@ -69,6 +69,7 @@ type tinyConv struct {
 	act      kernels.Activation
 	sampling kernels.Sampling
 	relu     bool
+	last     bool // what follows reads F32
 }
 
 func (c *tinyConv) forward(x *tensor.Tensor) (out *tensor.Tensor) {
@@ -76,8 +77,10 @@ func (c *tinyConv) forward(x *tensor.Tensor) (out *tensor.Tensor) {
 	defer d.Tidy(&out)()
 	in := c.input(d, x.N(), x.C())
 	in.X = x
-	return d.Conv2D(c.kernel, in, tensor.Epilogue{ReLU: c.relu})
+	return d.Conv2D(c.kernel, in, c.epilogue())
 }
+
+func (c *tinyConv) epilogue() tensor.Epilogue { return tensor.Epilogue{ReLU: c.relu, Full: c.last} }
 
 // input says how n images of so many channels are read.
 func (c *tinyConv) input(d *tensor.Device, n, channels int) tensor.Input {
@@ -129,7 +132,7 @@ func (b *tiny) conv(c tinyConv, in, out, stride int, fold func(weight, bias []fl
 		w.Weight, w.Bias = slices.Clone(w.Weight), slices.Clone(w.Bias)
 		fold(w.Weight, w.Bias)
 	}
-	c.kernel = l.d.Kernel(w)
+	c.kernel = l.kernel(w)
 	b.add(&c)
 }
 
@@ -157,7 +160,7 @@ func (l loader) tinyEncoder(c TinyConfig) chain {
 		b.blocks(ch, c.NumEncoderBlocks[level])
 		last = ch
 	}
-	b.conv(tinyConv{}, last, c.LatentChannels, 1, nil)
+	b.conv(tinyConv{last: true}, last, c.LatentChannels, 1, nil)
 	return b.list
 }
 
@@ -174,7 +177,7 @@ func (l loader) tinyDecoder(c TinyConfig) chain {
 	for level, ch := range c.DecoderBlockOutChannels {
 		b.blocks(ch, c.NumDecoderBlocks[level])
 		if level == last {
-			b.conv(tinyConv{}, ch, c.OutChannels, 1, func(weight, bias []float32) { // from [0,1] to [-1,1]
+			b.conv(tinyConv{last: true}, ch, c.OutChannels, 1, func(weight, bias []float32) { // from [0,1] to [-1,1]
 				for i := range weight {
 					weight[i] *= 2
 				}

@@ -17,12 +17,13 @@ type Tiling struct {
 type image struct {
 	d       *tensor.Device
 	h, w, c int
+	kind    kernels.Type
 	rows    func(from, to int) *tensor.Tensor
 	whole   *tensor.Tensor // where it does exist
 }
 
 func existing(x *tensor.Tensor) *image {
-	return &image{x.Device(), x.H(), x.W(), x.C(), func(from, to int) *tensor.Tensor { return x.Rows(0, from, to) }, x}
+	return &image{x.Device(), x.H(), x.W(), x.C(), x.Type(), func(from, to int) *tensor.Tensor { return x.Rows(0, from, to) }, x}
 }
 
 // local is a layer of which a pixel depends on few others, but for statistics of the whole image.
@@ -82,15 +83,15 @@ func (x *image) moments(t Tiling) *tensor.Tensor {
 	return x.d.From(both, 1, 1, 2, x.c)
 }
 
-// store makes the image exist, in place of into if that is given: of the same shape, and what the image is made of. A band
+// store makes the image exist, in place of into if that is given: of the same shape and type, and what the image is made of. A band
 // is written when the next one has been computed, which is soon enough because bands are not smaller than their reach.
 func (x *image) store(t Tiling, into *tensor.Tensor) *tensor.Tensor {
 	if into == nil {
-		out := x.d.New(1, x.h, x.w, x.c)
+		out := x.d.NewOf(x.kind, 1, x.h, x.w, x.c)
 		x.bands(t, func(from int, band *tensor.Tensor) { out.SetRows(0, from, band) })
 		return out
 	}
-	held, first, count := x.d.New(1, min(t.Rows(x.w), x.h), x.w, x.c), 0, 0
+	held, first, count := x.d.NewOf(x.kind, 1, min(t.Rows(x.w), x.h), x.w, x.c), 0, 0
 	write := func() { into.SetRows(0, first, held.Rows(0, 0, count)) }
 	x.bands(t, func(from int, band *tensor.Tensor) {
 		if count > 0 {
@@ -104,10 +105,13 @@ func (x *image) store(t Tiling, into *tensor.Tensor) *tensor.Tensor {
 }
 
 // conv is the convolution of an image. in says what happens to x on the way, e what is added, for bands of rows that it
-// is given; both may make tensors.
-func (x *image) conv(k *tensor.Kernel, in tensor.Input, e func(from, to int) tensor.Epilogue) *image {
+// is given; both may make tensors. The result is F32 where full is set.
+func (x *image) conv(k *tensor.Kernel, in tensor.Input, full bool, e func(from, to int) tensor.Epilogue) *image {
 	w := k.Shape()
-	out := &image{d: x.d, h: w.OutSize(in.Sampling.Size(x.h)), w: w.OutSize(in.Sampling.Size(x.w)), c: w.Out}
+	out := &image{d: x.d, h: w.OutSize(in.Sampling.Size(x.h)), w: w.OutSize(in.Sampling.Size(x.w)), c: w.Out, kind: w.Type}
+	if full {
+		out.kind = kernels.F32
+	}
 	out.rows = func(from, to int) (band *tensor.Tensor) {
 		defer x.d.Tidy(&band)()
 		// Rows [top, bottom) of the result are computed from the rows [first, end). The convolution takes what lies beyond
@@ -120,7 +124,9 @@ func (x *image) conv(k *tensor.Kernel, in tensor.Input, e func(from, to int) ten
 		}
 		in := in
 		in.X = x.rows(first, end)
-		return x.d.Conv2D(k, in, e(top, bottom)).Rows(0, from-top, to-top)
+		epilogue := e(top, bottom)
+		epilogue.Full = full
+		return x.d.Conv2D(k, in, epilogue).Rows(0, from-top, to-top)
 	}
 	return out
 }
@@ -138,13 +144,13 @@ func (c *conv) over(x *image, t Tiling) *image {
 	if c.norm != nil {
 		in = c.norm.normalised(x, t)
 	}
-	return x.conv(c.kernel, in, plain)
+	return x.conv(c.kernel, in, c.last, plain)
 }
 
 // over computes the first convolution twice: for the second norm's statistics, and for the second convolution.
 func (b *resnet) over(x *image, t Tiling) *image {
-	h := x.conv(b.conv1, b.norm1.normalised(x, t), plain)
-	return h.conv(b.conv2, b.norm2.normalised(h, t), func(from, to int) tensor.Epilogue {
+	h := x.conv(b.conv1, b.norm1.normalised(x, t), false, plain)
+	return h.conv(b.conv2, b.norm2.normalised(h, t), false, func(from, to int) tensor.Epilogue {
 		if b.skip != nil {
 			return tensor.Epilogue{Shortcut: &tensor.Shortcut{Kernel: b.skip, X: x.rows(from, to)}}
 		}
@@ -161,10 +167,10 @@ func (r *resample) over(x *image, _ Tiling) *image {
 		in.Sampling = kernels.Down2
 	}
 	if r.conv != nil {
-		return x.conv(r.conv, in, plain)
+		return x.conv(r.conv, in, false, plain)
 	}
 	s := in.Sampling
-	return &image{d: x.d, h: s.Size(x.h), w: s.Size(x.w), c: x.c, rows: func(from, to int) (band *tensor.Tensor) {
+	return &image{d: x.d, h: s.Size(x.h), w: s.Size(x.w), c: x.c, kind: x.kind, rows: func(from, to int) (band *tensor.Tensor) {
 		defer x.d.Tidy(&band)()
 		if r.up {
 			return x.rows(from/2, (to+1)/2).Resample(s).Rows(0, from%2, from%2+to-from)
@@ -174,13 +180,13 @@ func (r *resample) over(x *image, _ Tiling) *image {
 }
 
 func (c *tinyConv) over(x *image, _ Tiling) *image {
-	return x.conv(c.kernel, c.input(x.d, 1, x.c), func(int, int) tensor.Epilogue { return tensor.Epilogue{ReLU: c.relu} })
+	return x.conv(c.kernel, c.input(x.d, 1, x.c), c.last, func(int, int) tensor.Epilogue { return c.epilogue() })
 }
 
 func (b *tinyBlock) over(x *image, _ Tiling) *image {
 	relu := func(int, int) tensor.Epilogue { return tensor.Epilogue{ReLU: true} }
-	h := x.conv(b[0], tensor.Input{}, relu).conv(b[1], tensor.Input{}, relu)
-	return h.conv(b[2], tensor.Input{}, func(from, to int) tensor.Epilogue {
+	h := x.conv(b[0], tensor.Input{}, false, relu).conv(b[1], tensor.Input{}, false, relu)
+	return h.conv(b[2], tensor.Input{}, false, func(from, to int) tensor.Epilogue {
 		return tensor.Epilogue{Residual: x.rows(from, to), ReLU: true}
 	})
 }
@@ -195,7 +201,7 @@ func (c chain) tiled(x *tensor.Tensor, t Tiling, trace func(string, *tensor.Tens
 	for n := range x.N() {
 		one := c.tiledImage(x.Rows(n, 0, x.H()), t, trace)
 		if out == nil {
-			out = d.New(x.N(), one.H(), one.W(), one.C())
+			out = d.NewOf(one.Type(), x.N(), one.H(), one.W(), one.C())
 		}
 		out.SetRows(n, 0, one)
 		one.Free()
@@ -239,7 +245,7 @@ func (c chain) runBands(i int, l local, h *tensor.Tensor, owned bool, t Tiling) 
 			y = n.over(y, t)
 		}
 	}
-	if owned && h.Shape() == [4]int{1, y.h, y.w, y.c} {
+	if owned && h.Shape() == [4]int{1, y.h, y.w, y.c} && h.Type() == y.kind {
 		return y.store(t, h), i
 	}
 	return y.store(t, nil), i

@@ -64,6 +64,7 @@ type conv struct {
 	norm    *groupNorm
 	kernel  *tensor.Kernel
 	moments bool // a norm follows
+	last    bool // what follows reads F32
 }
 
 func (c *conv) forward(x *tensor.Tensor) (out *tensor.Tensor) {
@@ -73,7 +74,7 @@ func (c *conv) forward(x *tensor.Tensor) (out *tensor.Tensor) {
 	if c.norm != nil {
 		in = c.norm.of(x, nil, nil).SiLU()
 	}
-	return d.Conv2D(c.kernel, in, tensor.Epilogue{Moments: c.moments})
+	return d.Conv2D(c.kernel, in, tensor.Epilogue{Moments: c.moments, Full: c.last})
 }
 
 // latent is the change of variables between a first stage and its diffusion, which sees (z - shift) * scale, and with

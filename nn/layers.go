@@ -33,10 +33,16 @@ func (l loader) weight(shape ...int) []float32 {
 
 func (l loader) at(path ...any) loader { l.s = l.s.At(path...); return l }
 
+// kernel prepares a convolution of activations.
+func (l loader) kernel(w kernels.ConvWeights) *tensor.Kernel {
+	w.Type = l.d.Stored()
+	return l.d.Kernel(w)
+}
+
 // conv reads a convolution with 'same' padding, whose input will be enlarged where up is set. ds is the downsampling
 // factor at its output.
 func (l loader) conv(in, out, size, stride, ds int, up bool) *tensor.Kernel {
-	return l.d.Kernel(kernels.ConvWeights{
+	return l.kernel(kernels.ConvWeights{
 		Weight: l.weight(out, in, size, size), Bias: l.s.Floats("bias", out), Up: up,
 		In: in, Out: out, Size: size, Stride: stride, Pad: size / 2, Pixels: (l.size / ds) * (l.size / ds),
 	})
@@ -44,13 +50,13 @@ func (l loader) conv(in, out, size, stride, ds int, up bool) *tensor.Kernel {
 
 // conv1d reads a convolution of width 1 over a sequence of pixels, which is a 1x1 convolution.
 func (l loader) conv1d(in, out, ds int) *tensor.Kernel {
-	return l.d.Kernel(kernels.ConvWeights{
+	return l.kernel(kernels.ConvWeights{
 		Weight: l.weight(out, in, 1), Bias: l.s.Floats("bias", out),
 		In: in, Out: out, Size: 1, Stride: 1, Pixels: (l.size / ds) * (l.size / ds),
 	})
 }
 
-// linear reads a fully connected layer, which is a 1x1 convolution of a single pixel.
+// linear reads a fully connected layer of an embedding, which is a 1x1 convolution of a single pixel, always in F32.
 func (l loader) linear(in, out int) *tensor.Kernel {
 	return l.d.Kernel(kernels.ConvWeights{
 		Weight: l.weight(out, in), Bias: l.s.Floats("bias", out), In: in, Out: out, Size: 1, Stride: 1, Pixels: 1,
@@ -59,7 +65,7 @@ func (l loader) linear(in, out int) *tensor.Kernel {
 
 // convEnd reads a 3x3 convolution of stride 2 that pads on the right and at the bottom only.
 func (l loader) convEnd(in, out, ds int) *tensor.Kernel {
-	return l.d.Kernel(kernels.ConvWeights{
+	return l.kernel(kernels.ConvWeights{
 		Weight: l.weight(out, in, 3, 3), Bias: l.s.Floats("bias", out),
 		In: in, Out: out, Size: 3, Stride: 2, PadEnd: 1, Pixels: (l.size / ds) * (l.size / ds),
 	})

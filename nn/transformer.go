@@ -133,7 +133,7 @@ func (n layerNorm) of(x *tensor.Tensor) *tensor.Tensor { return x.LayerNorm(n.ga
 
 // matrix reads a fully connected layer that is applied to every pixel, which is a 1x1 convolution.
 func (l loader) matrix(in, out, ds int) *tensor.Kernel {
-	return l.d.Kernel(kernels.ConvWeights{
+	return l.kernel(kernels.ConvWeights{
 		Weight: l.weight(out, in), Bias: l.s.Floats("bias", out),
 		In: in, Out: out, Size: 1, Stride: 1, Pixels: (l.size / ds) * (l.size / ds),
 	})
@@ -146,7 +146,7 @@ func (l loader) stack(in, out, ds int, names ...string) *tensor.Kernel {
 	for _, name := range names {
 		rows = append(rows, l.at(name).weight(out, in)...)
 	}
-	return l.d.Kernel(kernels.ConvWeights{
+	return l.kernel(kernels.ConvWeights{
 		Weight: rows, In: in, Out: len(names) * out, Size: 1, Stride: 1, Pixels: (l.size / ds) * (l.size / ds),
 	})
 }

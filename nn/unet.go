@@ -196,7 +196,7 @@ func loadUNet(d *tensor.Device, s *weights.Scope, c LatentUNetConfig, o LoadOpti
 		}
 	}
 	u.norm = l.at("out", 0).groupNorm(ch)
-	u.loadOut(l.at("out", 2).s, ch, o.MeanOnly)
+	u.loadOut(l.at("out", 2), ch, o.MeanOnly)
 	return u
 }
 
@@ -213,15 +213,15 @@ func (b *block) attend(l loader, c LatentUNetConfig, kind string, level int, hea
 	return kind != AttendNone
 }
 
-func (u *unet) loadOut(s *weights.Scope, ch int, meanOnly bool) {
+func (u *unet) loadOut(l loader, ch int, meanOnly bool) {
 	c := u.config
 	u.outChannels = c.OutChannels
-	w, b := s.Floats("weight", c.OutChannels, ch, 3, 3), s.Floats("bias", c.OutChannels)
+	w, b := l.s.Floats("weight", c.OutChannels, ch, 3, 3), l.s.Floats("bias", c.OutChannels)
 	if meanOnly && c.OutChannels == 2*c.InChannels {
 		u.outChannels = c.InChannels
 		w, b = w[:u.outChannels*ch*9], b[:u.outChannels]
 	}
-	u.out = u.d.Kernel(kernels.ConvWeights{Weight: w, Bias: b, In: ch, Out: u.outChannels, Size: 3, Stride: 1, Pad: 1})
+	u.out = l.kernel(kernels.ConvWeights{Weight: w, Bias: b, In: ch, Out: u.outChannels, Size: 3, Stride: 1, Pad: 1})
 }
 
 // embedding is the sinusoidal embedding of timesteps: cosines and sines, or the other way round, of t times frequencies
@@ -313,7 +313,7 @@ func (u *unet) pass(x, time, class *tensor.Tensor, context *Context, trace trace
 		h = next
 		trace.see(b.name, h)
 	}
-	return d.Conv2D(u.out, u.norm.of(h, nil, nil).SiLU(), tensor.Epilogue{})
+	return d.Conv2D(u.out, u.norm.of(h, nil, nil).SiLU(), tensor.Epilogue{Full: true})
 }
 
 // upload makes the sinusoids of timesteps, [N,1,1,ModelChannels] or a single row where they are the same for all images,

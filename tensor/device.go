@@ -11,6 +11,7 @@ type Device struct {
 	b      kernels.Backend
 	parent *Device // whose fork this is, or nil
 	arena  arena
+	stored kernels.Type
 	live   []*Tensor // tensors of the open brackets, innermost last
 	depth  int       // open brackets
 	passes []*pass   // met before, the latest last
@@ -33,6 +34,24 @@ func (d *Device) Name() string { return d.b.Name() }
 
 // Backend gives the contract itself, for code that has an operation of its own.
 func (d *Device) Backend() kernels.Backend { return d.b }
+
+// Store says how networks that are loaded from now on keep their activations; F32 unless it is called. It is an error
+// where the backend does not store the type.
+func (d *Device) Store(t kernels.Type) error {
+	if !d.stores(t) {
+		return &Error{Op: "tensor.Store", Msg: "device " + d.Name() + " stores f32 alone, not " + t.String()}
+	}
+	d.stored = t
+	return nil
+}
+
+func (d *Device) stores(t kernels.Type) bool {
+	s, ok := d.b.(kernels.Storer)
+	return t == kernels.F32 || ok && s.Stores(t)
+}
+
+// Stored is how networks keep their activations.
+func (d *Device) Stored() kernels.Type { return d.stored }
 
 // Stats reports the memory in use.
 func (d *Device) Stats() Stats { return d.stats }
@@ -63,7 +82,7 @@ func (d *Device) Fork(threads int) (*Device, error) {
 	if err != nil {
 		return nil, &Error{Op: op, Msg: "device " + d.Name(), Err: err}
 	}
-	return &Device{b: b, parent: d}, nil
+	return &Device{b: b, parent: d, stored: d.stored}, nil
 }
 
 // reads reports whether operations on d may read what lives on other.
@@ -141,13 +160,22 @@ func (d *Device) grow(n int) {
 
 // New returns a tensor with undefined contents. Inside a bracket it is freed at the bracket's end; outside of any it
 // lives until Free.
-func (d *Device) New(n, h, w, c int) *Tensor {
+func (d *Device) New(n, h, w, c int) *Tensor { return d.NewOf(kernels.F32, n, h, w, c) }
+
+// NewOf is New for elements of a type that the device stores; see Store.
+func (d *Device) NewOf(kind kernels.Type, n, h, w, c int) *Tensor {
 	if n <= 0 || h <= 0 || w <= 0 || c <= 0 || n > maxElements/h/w/c {
 		Fail("tensor.New", "shape [%d %d %d %d] is empty or too large", n, h, w, c)
 	}
+	if !d.stores(kind) {
+		Fail("tensor.New", "device %s does not store %v", d.Name(), kind)
+	}
 	size := n * h * w * c
-	at := d.take(size)
-	t := &Tensor{d: d, at: at, v: kernels.View{Buf: at.r.buf, Off: at.off, N: n, H: h, W: w, C: c}}
+	at := d.take(kind.Room(size))
+	t := &Tensor{d: d, at: at, v: kernels.View{Buf: at.r.buf, Off: at.off, N: n, H: h, W: w, C: c, Type: kind}}
+	if kind == kernels.F16 {
+		t.v.Off *= 2
+	}
 	if d.depth > 0 {
 		d.live = append(d.live, t)
 	}

@@ -1,7 +1,8 @@
 // Package tensor gives the networks and the solver device tensors with shapes that are checked and memory that is
 // used again.
 //
-// A Device wraps one kernels.Backend. Tensors are NHWC float32; vectors are [N,1,1,C]. Code that makes temporaries
+// A Device wraps one kernels.Backend. Tensors are NHWC float32, or half precision inside of networks on a device that
+// was told to (Device.Store); vectors are [N,1,1,C]. Code that makes temporaries
 // brackets them:
 //
 //	func block(x *tensor.Tensor) (out *tensor.Tensor) {

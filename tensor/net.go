@@ -40,6 +40,7 @@ type Epilogue struct {
 	Shortcut *Shortcut        // in place of Residual
 	ReLU     bool             // applied to the sum of all that
 	Moments  bool             // gather the moments that a following GroupNorm needs
+	Full     bool             // the result is F32 whatever the kernel's type, as where a network ends
 }
 
 // Shortcut is a residual that a 1x1 convolution makes on the way: Kernel * [X | Skip]. Skip may be nil.
@@ -72,7 +73,7 @@ func (k *Kernel) Channels() (in, out int) {
 // Shape is what the kernel was prepared from, without the weights.
 func (k *Kernel) Shape() kernels.ConvWeights { return k.k.Weights() }
 
-// Conv2D runs a convolution; see kernels.Conv2D for the formula.
+// Conv2D runs a convolution; see kernels.Conv2D for the formula. The result is of the kernel's type, unless it is to be Full.
 func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 	const op = "tensor.Conv2D"
 	w := k.k.Weights()
@@ -102,14 +103,26 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 		e.Sampling == kernels.Down2 && (r.H()%2 != 0 || r.W()%2 != 0)) {
 		Fail(op, "residual of shape %v does not fit the result [%d %d %d %d]", r, n, h, wd, w.Out)
 	}
+	if w.Type == kernels.F32 {
+		for _, t := range []*Tensor{in.X, in.Skip, e.Residual} {
+			d.view(op, t)
+		}
+	}
 	if w.Up && in.Sampling != kernels.Up2 {
 		Fail(op, "the kernel was made for inputs that are enlarged")
 	}
 	var shortcut kernels.Conv
 	var skip [2]kernels.View
 	if s := e.Shortcut; s != nil {
-		shortcut, skip = s.Kernel.k, [2]kernels.View{d.view(op, s.X), d.view(op, s.Skip)}
+		shortcut, skip = s.Kernel.k, [2]kernels.View{d.any(op, s.X), d.any(op, s.Skip)}
 		w := shortcut.Weights()
+		if w.Type != k.k.Weights().Type {
+			Fail(op, "the shortcut's kernel is of type %v, the other of type %v", w.Type, k.k.Weights().Type)
+		}
+		if w.Type == kernels.F32 {
+			d.view(op, s.X)
+			d.view(op, s.Skip)
+		}
 		if e.Residual != nil || w.Size != 1 || w.Stride != 1 || w.Pad != 0 || w.Out != k.k.Weights().Out || skip[0].C+skip[1].C != w.In {
 			Fail(op, "shortcut of size %d from %d to %d channels does not fit inputs %v, %v", w.Size, w.In, w.Out, s.X, s.Skip)
 		}
@@ -119,14 +132,18 @@ func (d *Device) Conv2D(k *Kernel, in Input, e Epilogue) *Tensor {
 			}
 		}
 	}
-	out := d.New(n, h, wd, w.Out)
+	kind := w.Type
+	if e.Full {
+		kind = kernels.F32
+	}
+	out := d.NewOf(kind, n, h, wd, w.Out)
 	if e.Moments {
 		out.moments = d.New(n, 1, 2, w.Out)
 	}
 	d.b.Conv2D(&kernels.Conv2D{
-		Dst: out.v, Src: [2]kernels.View{d.view(op, in.X), d.view(op, in.Skip)},
+		Dst: out.v, Src: [2]kernels.View{d.any(op, in.X), d.any(op, in.Skip)},
 		Affine: d.view(op, in.Affine), Act: in.Act, Sampling: in.Sampling, Kernel: k.k,
-		Embed: d.view(op, e.Embed), Residual: d.view(op, e.Residual), ResidualSampling: e.Sampling,
+		Embed: d.view(op, e.Embed), Residual: d.any(op, e.Residual), ResidualSampling: e.Sampling,
 		Shortcut: shortcut, Skip: skip, ReLU: e.ReLU, Moments: d.view(op, out.moments),
 	})
 	return out
@@ -157,10 +174,10 @@ func (d *Device) GroupNorm(x, skip, gamma, beta *Tensor, groups int, eps float32
 	if modulate != nil && modulate.Shape() != [4]int{x.N(), 1, 1, 2 * c} && modulate.Shape() != [4]int{1, 1, 1, 2 * c} {
 		Fail(op, "modulation has shape %v, expected [%d 1 1 %d]", modulate, x.N(), 2*c)
 	}
-	d.own(op, x) // whose moments may have to be computed
+	d.ownAny(op, x) // whose moments may have to be computed
 	moments := [2]kernels.View{d.view(op, x.Moments())}
 	if skip != nil {
-		d.own(op, skip)
+		d.ownAny(op, skip)
 		moments[1] = d.view(op, skip.Moments())
 	}
 	in.Affine = d.New(x.N(), 1, 2, c)
@@ -196,7 +213,8 @@ type Heads struct {
 	First, Step int
 }
 
-// Attention runs multi-head attention over the pixels of q (queries) and of k and v; see kernels.Attention.
+// Attention runs multi-head attention over the pixels of q (queries) and of k and v; see kernels.Attention. All are of one
+// type.
 func (d *Device) Attention(q, k, v Heads, heads, dim int, scale float32) *Tensor {
 	const op = "tensor.Attention"
 	for _, h := range []Heads{q, k, v} {
@@ -207,11 +225,14 @@ func (d *Device) Attention(q, k, v Heads, heads, dim int, scale float32) *Tensor
 	if k.X.N() != q.X.N() || v.X.N() != q.X.N() || k.X.H()*k.X.W() != v.X.H()*v.X.W() {
 		Fail(op, "query %v, key %v and value %v do not fit together", q.X, k.X, v.X)
 	}
+	if k.X.Type() != q.X.Type() || v.X.Type() != q.X.Type() {
+		Fail(op, "query, key and value are of types %v, %v and %v, expected one", q.X.Type(), k.X.Type(), v.X.Type())
+	}
 	if most := max(q.X.H()*q.X.W(), k.X.H()*k.X.W()); most > math.MaxInt32 {
 		Fail(op, "%d pixels, at most %d are possible", most, math.MaxInt32)
 	}
-	out := d.New(q.X.N(), q.X.H(), q.X.W(), heads*dim)
-	view := func(h Heads) kernels.Heads { return kernels.Heads{View: d.view(op, h.X), First: h.First, Step: h.Step} }
+	out := d.NewOf(q.X.Type(), q.X.N(), q.X.H(), q.X.W(), heads*dim)
+	view := func(h Heads) kernels.Heads { return kernels.Heads{View: d.any(op, h.X), First: h.First, Step: h.Step} }
 	d.b.Attention(&kernels.Attention{Dst: out.v, Q: view(q), K: view(k), V: view(v), Heads: heads, Dim: dim, Scale: scale})
 	return out
 }
@@ -222,8 +243,8 @@ func (t *Tensor) LayerNorm(gamma, beta *Tensor, eps float32) *Tensor {
 	if want := [4]int{1, 1, 1, t.C()}; gamma.Shape() != want || beta.Shape() != want {
 		Fail(op, "gamma %v and beta %v given for %d channels", gamma, beta, t.C())
 	}
-	src := t.d.view(op, t)
-	out := t.d.New(t.N(), t.H(), t.W(), t.C())
+	src := t.d.any(op, t)
+	out := t.d.NewOf(t.Type(), t.N(), t.H(), t.W(), t.C())
 	t.d.b.LayerNorm(&kernels.LayerNorm{Dst: out.v, Src: src, Gamma: t.d.view(op, gamma), Beta: t.d.view(op, beta), Eps: eps})
 	return out
 }
@@ -235,8 +256,8 @@ func (t *Tensor) GEGLU() *Tensor {
 	if t.C()%2 != 0 {
 		Fail(op, "%v has an odd number of channels: expected values and as many gates", t)
 	}
-	src := t.d.view(op, t)
-	out := t.d.New(t.N(), t.H(), t.W(), t.C()/2)
+	src := t.d.any(op, t)
+	out := t.d.NewOf(t.Type(), t.N(), t.H(), t.W(), t.C()/2)
 	t.d.b.GEGLU(out.v, src)
 	return out
 }
@@ -247,9 +268,9 @@ func (t *Tensor) Resample(s kernels.Sampling) *Tensor {
 	if s == kernels.Down2 && (t.H()%2 != 0 || t.W()%2 != 0) {
 		Fail(op, "%v cannot be halved: height and width must be even", t)
 	}
-	out := t.d.New(t.N(), s.Size(t.H()), s.Size(t.W()), t.C())
+	out := t.d.NewOf(t.Type(), t.N(), s.Size(t.H()), s.Size(t.W()), t.C())
 	out.moments = t.d.New(t.N(), 1, 2, t.C())
-	t.d.b.Resample(out.v, t.d.view(op, t), s, out.moments.v)
+	t.d.b.Resample(out.v, t.d.any(op, t), s, out.moments.v)
 	return out
 }
 

@@ -25,6 +25,7 @@ type place struct {
 	r     *region
 	off   int
 	shape [4]int
+	kind  kernels.Type
 }
 
 func (t *Tensor) place() (p place) {
@@ -35,7 +36,7 @@ func (t *Tensor) place() (p place) {
 	if t.of != nil {
 		root = t.of
 	}
-	return place{root.at.r, t.v.Off, t.Shape()}
+	return place{root.at.r, t.v.Off, t.Shape(), t.Type()}
 }
 
 // Record returns f(), a tensor that f makes of the tensors in, and of others that live and stay the same as long as name
@@ -155,8 +156,9 @@ func (d *Device) forget(rec kernels.Recording, out *Tensor, in []*Tensor, before
 
 // at is the tensor that a recorded pass makes, in the place that it had.
 func (d *Device) at(p *pass) *Tensor {
-	t := &Tensor{d: d, at: d.arena.takeAt(p.r, p.out.Off, p.out.Len()), v: p.out}
-	d.stats.Live += 4 * int64(t.Len())
+	off, n := p.out.Type.Room(p.out.Off), p.out.Type.Room(p.out.Len())
+	t := &Tensor{d: d, at: d.arena.takeAt(p.r, off, n), v: p.out}
+	d.stats.Live += 4 * int64(n)
 	d.live = append(d.live, t)
 	return t
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/spin-native/spin/kernels"
 )
 
-// Tensor is a dense float32 NHWC array on a device.
+// Tensor is a dense NHWC array on a device, of float32 unless Type says otherwise.
 type Tensor struct {
 	d       *Device
 	v       kernels.View
@@ -29,6 +29,9 @@ func (t *Tensor) Len() int { return t.v.Len() }
 
 // Shape is [N H W C].
 func (t *Tensor) Shape() [4]int { return [4]int{t.v.N, t.v.H, t.v.W, t.v.C} }
+
+// Type is how the elements are stored. Set and Floats convert.
+func (t *Tensor) Type() kernels.Type { return t.v.Type }
 
 func (t *Tensor) String() string { return fmt.Sprint(t.Shape()) }
 
@@ -72,7 +75,7 @@ func (t *Tensor) release() {
 		t.d.arena.release(t.at)
 	}
 	t.at = nil
-	t.d.stats.Live -= 4 * int64(t.Len())
+	t.d.stats.Live -= 4 * int64(t.v.Type.Room(t.Len()))
 	if t.moments != nil {
 		t.moments.release()
 	}
@@ -104,7 +107,14 @@ func (t *Tensor) Rows(n, from, to int) *Tensor {
 
 // SetRows overwrites rows of image n, from the given one on, with the image src.
 func (t *Tensor) SetRows(n, from int, src *Tensor) {
-	t.d.Blend(t.Rows(n, from, from+src.H()), Blend{Terms: []Term{{X: src, C: 1}}})
+	const op = "tensor.SetRows"
+	rows := t.Rows(n, from, from+src.H())
+	sameShape(op, rows, src, "source")
+	if t.Type() == kernels.F32 && src.Type() == kernels.F32 {
+		t.d.Blend(rows, Blend{Terms: []Term{{X: src, C: 1}}})
+	} else {
+		t.d.b.Resample(t.d.ownAny(op, rows), t.d.any(op, src), kernels.Same, kernels.View{})
+	}
 	t.bare() // they are no longer those of the contents
 }
 
@@ -114,8 +124,16 @@ func (t *Tensor) alive(op string) {
 	}
 }
 
-// view checks that an operand can be read by the device and is alive. A nil tensor is an absent operand.
+// view is any for operands that must be F32.
 func (d *Device) view(op string, t *Tensor) kernels.View {
+	if t != nil && t.Type() != kernels.F32 {
+		Fail(op, "operand of shape %v is stored in %v, the operation takes f32", t, t.Type())
+	}
+	return d.any(op, t)
+}
+
+// any checks that an operand can be read by the device and is alive. A nil tensor is an absent operand.
+func (d *Device) any(op string, t *Tensor) kernels.View {
 	if t == nil {
 		return kernels.View{}
 	}
@@ -126,12 +144,18 @@ func (d *Device) view(op string, t *Tensor) kernels.View {
 	return t.v
 }
 
-// own checks that an operand can be written by the device and is alive.
+// own is ownAny for operands that must be F32.
 func (d *Device) own(op string, t *Tensor) kernels.View {
+	d.view(op, t)
+	return d.ownAny(op, t)
+}
+
+// ownAny checks that an operand can be written by the device and is alive.
+func (d *Device) ownAny(op string, t *Tensor) kernels.View {
 	if t.d != d {
 		Fail(op, "operand of shape %v lives on device %s and cannot be written by another, %s", t, t.d.Name(), d.Name())
 	}
-	return d.view(op, t)
+	return d.any(op, t)
 }
 
 func sameShape(op string, a, b *Tensor, what string) {

@@ -1,7 +1,8 @@
 """Compiles the CUDA kernels into the image that builds with the tag `cuda` embed (make -f kernels.mk image).
 
     python tools/cuda_image.py write     kernels/cuda/image.tar.zst and image.sum
-    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills
+    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills; and how many
+                                         instructions of tensor cores, asynchronous copies and matrix loads the PTX has
     python tools/cuda_image.py verify    compiles and compares: the committed image is what these sources give
 
 It needs two packages and neither a CUDA installation nor a GPU:
@@ -12,6 +13,7 @@ The compiler is that of CUDA 12.4 on purpose: its machine code runs on every dri
 not. The image holds machine code for each architecture below and, for later ones, PTX, which the driver translates.
 """
 
+import concurrent.futures
 import ctypes
 import glob
 import hashlib
@@ -23,7 +25,7 @@ import tarfile
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels", "cuda")
 COMPILER = (12, 4)
-ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_75"]
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_80"]
 FLAGS = ["--std=c++17", "--ptxas-options=-v"]
 
 
@@ -80,12 +82,22 @@ class Compiler:
         return self.text(program, "CUBIN" if arch.startswith("sm_") else "PTX"), log
 
 
+def compiled(arch):
+    return Compiler().compile(arch)
+
+
+def compile_all(architectures):
+    """Image and remarks for each architecture, in their order, each made by a process of its own."""
+    Compiler()  # says what is missing, once
+    with concurrent.futures.ProcessPoolExecutor(len(architectures)) as pool:
+        return list(pool.map(compiled, architectures))
+
+
 def build():
     """The archive of all images."""
-    compiler, tar = Compiler(), io.BytesIO()
+    tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as t:
-        for arch in ARCHITECTURES:
-            image, _ = compiler.compile(arch)
+        for arch, (image, _) in zip(ARCHITECTURES, compile_all(ARCHITECTURES)):
             info = tarfile.TarInfo(arch)
             info.size = len(image)
             t.addfile(info, io.BytesIO(image))
@@ -113,9 +125,8 @@ def verify():
 
 
 def check():
-    compiler, bad = Compiler(), False
-    for arch in [a for a in ARCHITECTURES if a.startswith("sm_")]:
-        _, log = compiler.compile(arch)
+    architectures, bad = [a for a in ARCHITECTURES if a.startswith("sm_")], False
+    for arch, (_, log) in zip(architectures, compile_all(architectures)):
         for name, spills, use in re.findall(r"Function properties for (\w+)\s+(.*?)\n.*?Used (.*?)\n", log, re.S):
             spilled = not re.search(r"\b0 bytes spill stores, 0 bytes spill loads", spills)
             stack = re.search(r"(\d+) bytes stack frame", spills)
@@ -123,7 +134,17 @@ def check():
             bad |= spilled
         if "Used " not in log:
             sys.exit(f"{arch}: the compiler tells nothing:\n{log}")
+    for name, counts in tensor_instructions(compiled(ARCHITECTURES[-1])[0].decode()):
+        print(f"{ARCHITECTURES[-1]} {name:22} " + ", ".join(f"{n} {what}" for what, n in counts.items()))
     sys.exit(bad)
+
+
+def tensor_instructions(ptx):
+    """Kernels of the PTX that use tensor cores, with the numbers of their instructions, each as often as it is unrolled."""
+    for name, body in re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx, re.S):
+        counts = {what: len(re.findall(r"\b" + re.escape(what) + r"\.", body)) for what in ("mma.sync", "cp.async.cg", "ldmatrix.sync")}
+        if counts["mma.sync"]:
+            yield name, counts
 
 
 if __name__ == "__main__":

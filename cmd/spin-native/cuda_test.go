@@ -38,6 +38,13 @@ func TestCUDA(t *testing.T) {
 	}
 	require.Equal(t, auto.Pix, reconstruct("cuda").Pix, "the same device, the same bytes")
 	require.Contains(t, ok(t, "devices"), "cuda:0")
+	half := filepath.Join(dir, "half.png")
+	ok(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", "--steps", "3", "--device", "cuda", "--dtype", "f16", "-o", half, pic)
+	img, err := imagefile.Read(half, imagefile.Limits{})
+	require.NoError(t, err)
+	for i, v := range want.Pix {
+		require.InDelta(t, v, img.Pix[i], 4.1/255)
+	}
 	code, _, errs := spin(t, "bench", "--layers", "--device", "cuda", "--size", "16")
 	require.Equal(t, 2, code)
 	require.Contains(t, errs, "--layers")

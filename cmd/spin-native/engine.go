@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -32,7 +33,7 @@ type deviceFlags struct {
 
 func (f *deviceFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.device, "device", "cpu", "where to compute: cpu, cuda (or cuda:1, ...; see spin-native devices), or auto, which takes cuda where it is there")
-	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format that convolutions multiply in: f32, or bf16, which is fast on processors with AMX and less exact")
+	c.Flags().StringVar(&f.dtype, "dtype", "f32", "number format of networks: f32; f16, for tensor cores (--device cuda); or bf16, for processors with AMX; both less exact")
 	c.Flags().BoolVar(&f.halfWeights, "half-weights", false, "keep the network's weights as F16: half the memory for them, a little less exact")
 	c.Flags().IntVar(&f.threads, "threads", 0, "processor threads (default: all that the system allows)")
 }
@@ -41,14 +42,22 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	if c.Flags().Changed("threads") && f.threads < 1 {
 		return nil, usagef("--threads %d: expected 1 or more, for example --threads %d", f.threads, runtime.GOMAXPROCS(0))
 	}
-	if f.dtype != "f32" && f.dtype != "bf16" {
-		return nil, usagef("--dtype %s is not available on --device %s; use --dtype f32, or bf16 on the processor", f.dtype, f.device)
+	switch f.dtype {
+	case "f32", "f16", "bf16":
+	default:
+		return nil, usagef("--dtype %s: expected f32, f16 (with --device cuda) or bf16 (on the processor)", f.dtype)
 	}
 	b, err := f.backend()
 	if err != nil {
 		return nil, err
 	}
-	return tensor.NewDevice(b), nil
+	d := tensor.NewDevice(b)
+	if f.dtype == "f16" {
+		if err := d.Store(kernels.F16); err != nil {
+			return nil, errors.Join(usagef("--dtype f16 is not available on --device %s; use --device cuda, or --dtype f32", f.device), d.Close())
+		}
+	}
+	return d, nil
 }
 
 // backend opens what --device names. Auto settles for the processor, for which --half-weights and --dtype bf16 are, too.
@@ -62,7 +71,7 @@ func (f *deviceFlags) backend() (kernels.Backend, error) {
 	case f.device == "cpu":
 		return cpu.Open(f.options())
 	case f.device == "auto":
-		if !f.halfWeights && f.dtype == "f32" {
+		if !f.halfWeights && f.dtype != "bf16" {
 			if b, err := cuda.Open(cuda.Options{}); err == nil {
 				f.device = "cuda"
 				return b, nil
@@ -73,9 +82,9 @@ func (f *deviceFlags) backend() (kernels.Backend, error) {
 	case kind != "cuda" || err != nil || n < 0 || strings.HasSuffix(f.device, ":"):
 		return nil, usagef("--device %s: expected cpu, cuda, cuda:1 or auto", f.device)
 	case f.halfWeights:
-		return nil, usagef("--half-weights is not available on --device %s, which computes in F32", f.device)
-	case f.dtype != "f32":
-		return nil, usagef("--dtype %s is not available on --device %s, which computes in F32", f.dtype, f.device)
+		return nil, usagef("--half-weights is not available on --device %s; use --dtype f16", f.device)
+	case f.dtype == "bf16":
+		return nil, usagef("--dtype bf16 is not available on --device %s; use --dtype f16 or f32", f.device)
 	}
 	b, err := cuda.Open(cuda.Options{Device: n})
 	if err != nil {
@@ -88,7 +97,11 @@ func (f *deviceFlags) backend() (kernels.Backend, error) {
 func (f *deviceFlags) own() bool { return strings.HasPrefix(f.device, "cuda") }
 
 func (f *deviceFlags) options() cpu.Options {
-	return cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights, Products: f.dtype}
+	o := cpu.Options{Threads: f.threads, HalfWeights: f.halfWeights}
+	if f.dtype == "bf16" {
+		o.Products = f.dtype
+	}
+	return o
 }
 
 func newDevices() *cobra.Command {

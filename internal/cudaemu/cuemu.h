@@ -38,14 +38,11 @@ static inline int2 make_int2(int x, int y) { return {x, y}; }
 static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 
 // ---- half ----
-struct alignas(2) __half { uint16_t bits; };
-struct alignas(4) __half2 { __half x, y; };
-static inline float __half2float(__half h) { _Float16 f; memcpy(&f, &h, 2); return (float)f; }
-static inline __half __float2half_rn(float v) { _Float16 f = (_Float16)v; __half h; memcpy(&h, &f, 2); return h; }
-static inline __half __float2half(float v) { return __float2half_rn(v); }
-static inline float2 __half22float2(__half2 h) { return {__half2float(h.x), __half2float(h.y)}; }
-static inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
-static inline __half2 __float22half2_rn(float2 v) { return __floats2half2_rn(v.x, v.y); }
+struct alignas(2) half { uint16_t bits; };
+static inline float to_float(half h) { _Float16 f; memcpy(&f, &h, 2); return (float)f; }
+static inline half to_half(float v) { _Float16 f = (_Float16)v; half h; memcpy(&h, &f, 2); return h; }
+static inline unsigned pack(float lo, float hi) { return to_half(lo).bits | (unsigned)to_half(hi).bits << 16; }
+static inline float2 unpack(unsigned v) { return {to_float(half{(uint16_t)v}), to_float(half{(uint16_t)(v >> 16)})}; }
 
 // ---- math ----
 static inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
@@ -176,31 +173,42 @@ static inline unsigned atomicAdd(unsigned* p, unsigned v) { return __atomic_fetc
 static inline void cp_async16(void* s, const void* g, bool valid) { cuemu::cp_async(s, g, valid); }
 static inline void cp_async_commit() { cuemu::cp_async_commit(); }
 template <int N> static inline void cp_async_wait() { cuemu::cp_async_wait(N); }
-static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
-  struct L { uint32_t* r; uint4 v; } l{r, {}};
-  cuemu::check_aligned(row, 16);
-  l.v = *static_cast<const uint4*>(row);  // every lane reads its row itself, so a sanitizer sees who read
-  cuemu::collective([](void** a, unsigned mask) {
-    if (mask != 0xffffffffu) cuemu::fault("ldmatrix with part of the warp");
-    for (int i = 0; i < 4; i++)
-      for (int q = 0; q < 8; q++) {
-        uint32_t v[4];
-        memcpy(v, &static_cast<L*>(a[i * 8 + q])->v, 16);
-        for (int t = 0; t < 4; t++) static_cast<L*>(a[q * 4 + t])->r[i] = v[t];
-      }
-  }, &l, 0xffffffffu);
+namespace cuemu {
+struct Row { uint32_t* r; uint4 v; };
+// Lane i*8+q brings row q of the 8x8 matrix i. Lane l gets elements 2(l%4) and 2(l%4)+1 of row l/4 of every matrix, or
+// of column l/4.
+template <bool Transposed>
+void load_matrices(void** a, unsigned mask) {
+  if (mask != 0xffffffffu) fault("ldmatrix with part of the warp");
+  for (int i = 0; i < 4; i++) {
+    uint16_t m[8][8];
+    for (int q = 0; q < 8; q++) memcpy(m[q], &static_cast<Row*>(a[i * 8 + q])->v, 16);
+    for (int l = 0; l < 32; l++) {
+      int major = l / 4, minor = l % 4 * 2;
+      uint16_t lo = Transposed ? m[minor][major] : m[major][minor], hi = Transposed ? m[minor + 1][major] : m[major][minor + 1];
+      static_cast<Row*>(a[l])->r[i] = lo | (uint32_t)hi << 16;
+    }
+  }
 }
+template <bool Transposed>
+void ldmatrix(uint32_t (&r)[4], const void* row) {
+  check_aligned(row, 16);
+  Row l{r, *static_cast<const uint4*>(row)};  // every lane reads its row itself, so a sanitizer sees who read
+  collective(load_matrices<Transposed>, &l, 0xffffffffu);
+}
+}  // namespace cuemu
+static inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { cuemu::ldmatrix<false>(r, row); }
+static inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { cuemu::ldmatrix<true>(r, row); }
 template <int MI, int NI>
 static inline void mma_tile(float (&d)[MI][NI][4], const uint32_t (&a)[MI][4], const uint32_t (&b)[NI][2]) {
   cuemu::MmaArgs<MI, NI> m{d, a, b};
   cuemu::collective(cuemu::mma_warp<MI, NI>, &m, 0xffffffffu);
 }
 namespace cuemu {
-static inline void unpack(float* out, int stride, uint32_t v) {
-  __half2 h;
-  memcpy(&h, &v, 4);
-  out[0] = __half2float(h.x);
-  out[stride] = __half2float(h.y);
+static inline void spread(float* out, int stride, uint32_t v) {
+  float2 f = unpack(v);
+  out[0] = f.x;
+  out[stride] = f.y;
 }
 template <int MI, int NI> void mma_warp(void** args, unsigned mask) {
   if (mask != 0xffffffffu) fault("mma with part of the warp");
@@ -209,14 +217,14 @@ template <int MI, int NI> void mma_warp(void** args, unsigned mask) {
     const MmaArgs<MI, NI>& m = *static_cast<MmaArgs<MI, NI>*>(args[l]);
     int g = l >> 2, t = (l & 3) * 2;
     for (int i = 0; i < MI; i++) {
-      unpack(&A[i * 16 + g][t], 1, m.a[i][0]);
-      unpack(&A[i * 16 + g + 8][t], 1, m.a[i][1]);
-      unpack(&A[i * 16 + g][t + 8], 1, m.a[i][2]);
-      unpack(&A[i * 16 + g + 8][t + 8], 1, m.a[i][3]);
+      spread(&A[i * 16 + g][t], 1, m.a[i][0]);
+      spread(&A[i * 16 + g + 8][t], 1, m.a[i][1]);
+      spread(&A[i * 16 + g][t + 8], 1, m.a[i][2]);
+      spread(&A[i * 16 + g + 8][t + 8], 1, m.a[i][3]);
     }
     for (int j = 0; j < NI; j++) {
-      unpack(&B[t][j * 8 + g], NI * 8, m.b[j][0]);
-      unpack(&B[t + 8][j * 8 + g], NI * 8, m.b[j][1]);
+      spread(&B[t][j * 8 + g], NI * 8, m.b[j][0]);
+      spread(&B[t + 8][j * 8 + g], NI * 8, m.b[j][1]);
       for (int i = 0; i < MI; i++) {
         memcpy(&C[i * 16 + g][j * 8 + t], m.d[i][j], 8);
         memcpy(&C[i * 16 + g + 8][j * 8 + t], m.d[i][j] + 2, 8);

@@ -6,14 +6,15 @@
 
 struct out_args {
   float* out;
-  const __half *a, *b;
+  const half *a, *b;
 };
 
-// A 16x16 tile of A times the transpose of a 16x16 tile of B, by asynchronous copies, ldmatrix and mma.
-__global__ void multiply(const out_args a) {
+// A 16x16 tile of A times the transpose of a 16x16 tile of B, or times B itself, by asynchronous copies, ldmatrix and mma.
+template <bool Transpose>
+void product(const out_args& a) {
   DYNAMIC_SHARED(shared);
-  __half* sa = reinterpret_cast<__half*>(shared);
-  __half* sb = sa + 256;
+  half* sa = reinterpret_cast<half*>(shared);
+  half* sb = sa + 256;
   int lane = threadIdx.x;
   cp_async16(sa + lane * 8, a.a + lane * 8, true);
   cp_async16(sb + lane * 8, a.b + lane * 8, true);
@@ -22,14 +23,18 @@ __global__ void multiply(const out_args a) {
   __syncwarp();
   uint32_t x[1][4], r[4];
   ldmatrix_x4(x[0], sa + (lane & 15) * 16 + (lane >> 4) * 8);
-  ldmatrix_x4(r, sb + ((lane & 7) + (lane >> 4) * 8) * 16 + (lane >> 3 & 1) * 8);
+  if (Transpose) ldmatrix_x4(r, sb + ((lane & 7) + (lane >> 4) * 8) * 16 + (lane >> 3 & 1) * 8);
+  else ldmatrix_x4_trans(r, sb + (lane & 15) * 16 + (lane >> 4) * 8);
   uint32_t y[2][2] = {{r[0], r[1]}, {r[2], r[3]}};
   float d[1][2][4] = {};
   mma_tile(d, x, y);
   for (int j = 0; j < 2; j++)
     for (int e = 0; e < 4; e++) a.out[(lane / 4 + e / 2 * 8) * 16 + j * 8 + lane % 4 * 2 + e % 2] = d[0][j][e];
 }
+__global__ void multiply(const out_args a) { product<true>(a); }
 KERNEL_EXPORT(multiply)
+__global__ void multiply_plain(const out_args a) { product<false>(a); }
+KERNEL_EXPORT(multiply_plain)
 
 // What a thread sees in fresh shared memory, before and after it waits for a copy; -1 stands for NaN.
 __global__ void late(const out_args a) {
@@ -41,7 +46,7 @@ __global__ void late(const out_args a) {
   cp_async_commit();
   a.out[1] = isnan(s[0]) ? -1 : s[0];
   cp_async_wait<0>();
-  a.out[2] = reinterpret_cast<__half*>(s)[0].bits;
+  a.out[2] = reinterpret_cast<half*>(s)[0].bits;
 }
 KERNEL_EXPORT(late)
 
@@ -89,23 +94,25 @@ static std::string run(const char* name, int threads, out_args a) {
 }
 
 int main() {
-  alignas(16) __half x[256], y[256];
+  alignas(16) half x[256], y[256];
   float out[256];
   for (int i = 0; i < 256; i++) {
-    x[i] = __float2half((float)(i * 37 % 23 - 11));
-    y[i] = __float2half((float)(i * 53 % 19 - 9));
+    x[i] = to_half((float)(i * 37 % 23 - 11));
+    y[i] = to_half((float)(i * 53 % 19 - 9));
   }
   out_args a = {out, x, y};
 
-  expect(run("multiply", 32, a).empty(), "multiply runs");
-  bool same = true;
-  for (int r = 0; r < 16; r++)
-    for (int c = 0; c < 16; c++) {
-      float sum = 0;
-      for (int k = 0; k < 16; k++) sum += __half2float(x[r * 16 + k]) * __half2float(y[c * 16 + k]);
-      same = same && sum == out[r * 16 + c];
-    }
-  expect(same, "multiply is right");
+  for (bool transpose : {true, false}) {
+    expect(run(transpose ? "multiply" : "multiply_plain", 32, a).empty(), "multiply runs");
+    bool same = true;
+    for (int r = 0; r < 16; r++)
+      for (int c = 0; c < 16; c++) {
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += to_float(x[r * 16 + k]) * to_float(transpose ? y[c * 16 + k] : y[k * 16 + c]);
+        same = same && sum == out[r * 16 + c];
+      }
+    expect(same, transpose ? "multiply is right" : "multiply_plain is right");
+  }
 
   expect(run("late", 1, a).empty(), "late runs");
   expect(out[0] == -1, "fresh shared memory is NaN");

@@ -4,7 +4,9 @@
 static void resample(const float *src, float *dst, int h, int w, int c, int sampling, int y0, int y1) {
 	const long row = (long)w * c;
 	for (int y = y0; y < y1; y++) {
-		if (sampling == UP2) {
+		if (sampling == SAME) {
+			memcpy(dst + y * row, src + y * row, row * sizeof *dst);
+		} else if (sampling == UP2) {
 			const float *s = src + (y / 2) * row;
 			float *d = dst + y * 2 * row;
 			for (int x = 0; x < 2 * w; x++) memcpy(d + (long)x * c, s + (long)(x / 2) * c, c * sizeof *d);

@@ -3,12 +3,15 @@
 #pragma once
 
 #ifdef __cplusplus
+struct half;
+typedef half *device_halves;
+typedef void *device_any; // floats or halves
 typedef float *device_floats;
 typedef double *device_doubles;
 typedef const int *device_ints;
 typedef int *device_counters;
 #else
-typedef unsigned long long device_floats, device_doubles, device_ints, device_counters;
+typedef unsigned long long device_floats, device_doubles, device_ints, device_counters, device_halves, device_any;
 #endif
 
 enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
@@ -24,8 +27,40 @@ typedef struct {
 	int embeds; // 1: one for all images
 } conv_args;
 
+// Convolution of halves. Channels of the sources and of the shortcut's are multiples of 8, and their pixels lie at
+// multiples of 16 bytes.
 typedef struct {
-	device_floats dst, x;
+	device_halves src[2], weight, skip[2], skip_weight; // weights are [cout][tap][channel]
+	device_any dst, residual;
+	device_floats affine, bias, skip_bias, embed;
+	device_floats part;  // where splits > 1: sums over a part of the taps and channels, [splits][n][pixels][cout]
+	device_floats tiles; // optional: mean, squared deviations and number of the pixels of each tile, [n][tiles][3][cout]
+	int c[2], cs[2], n, h, w, oh, ow, cout;
+	int size, stride, pad, up; // up: 1 where the source is enlarged
+	int act, rsampling, relu, embeds;
+	int dst_half, residual_half;
+	int pairs; // cout is even, and halves of dst and residual lie at multiples of 4 bytes
+	int splits;
+} conv_half_args;
+
+// What a convolution of halves reads where it cannot read the sources themselves.
+typedef struct {
+	device_any src[2];
+	device_halves dst; // [n][uh][uw][cp]
+	device_floats affine;
+	int c[2], halves[2], cp;
+	int h, w, uh, uw, act, sampling;
+	long long count; // groups of 8 channels of dst
+} conv_input_args;
+
+typedef struct {
+	device_floats dst, tiles; // see conv_half_args
+	int c, count;
+} tiles_args;
+
+typedef struct {
+	device_floats dst;
+	device_any x;
 	device_doubles part; // [n][bands][2][c]
 	long long pixels;
 	int c, bands;
@@ -39,7 +74,7 @@ typedef struct {
 } norm_args;
 
 typedef struct {
-	device_floats dst, q, k, v;
+	device_any dst, q, k, v;
 	int qc, kc, vc, dc; // channels of a pixel
 	int qfirst, kfirst, vfirst, qstep, kstep, vstep;
 	int queries, keys, dim;
@@ -47,20 +82,21 @@ typedef struct {
 } attention_args;
 
 typedef struct {
-	device_floats dst, src, gamma, beta;
+	device_any dst, src;
+	device_floats gamma, beta;
 	long long pixels;
 	int c;
 	float eps;
 } layernorm_args;
 
 typedef struct {
-	device_floats dst, src;
+	device_any dst, src;
 	long long count; // elements of dst
 	int c;
 } geglu_args;
 
 typedef struct {
-	device_floats dst, src;
+	device_any dst, src;
 	long long count; // elements of dst
 	int h, w, c;     // of dst
 	int sampling;

@@ -7,7 +7,7 @@ constexpr int kKeys = 128;  // of a tile, and threads of a block
 
 // Shared memory, in floats: queries [Q][dim], sums [Q][dim], scores [Q][kKeys], then for each query the largest score so
 // far, the sum of the exponentials and the factor that scales the sums to the newest largest score.
-template <int Q>
+template <int Q, class T>
 __device__ __forceinline__ void attention(const attention_args& a) {
   DYNAMIC_SHARED(shared);
   float* query = reinterpret_cast<float*>(shared);
@@ -17,12 +17,12 @@ __device__ __forceinline__ void attention(const attention_args& a) {
   float* total = top + Q;
   float* factor = total + Q;
   int t = threadIdx.x, lane = t & 31, warp = t >> 5, head = blockIdx.y, n = blockIdx.z, q0 = blockIdx.x * Q;
-  const float* qs = a.q + (long long)n * a.queries * a.qc + a.qfirst + (long long)head * a.qstep;
-  const float* ks = a.k + (long long)n * a.keys * a.kc + a.kfirst + (long long)head * a.kstep;
-  const float* vs = a.v + (long long)n * a.keys * a.vc + a.vfirst + (long long)head * a.vstep;
+  const T* qs = static_cast<const T*>(a.q) + (long long)n * a.queries * a.qc + a.qfirst + (long long)head * a.qstep;
+  const T* ks = static_cast<const T*>(a.k) + (long long)n * a.keys * a.kc + a.kfirst + (long long)head * a.kstep;
+  const T* vs = static_cast<const T*>(a.v) + (long long)n * a.keys * a.vc + a.vfirst + (long long)head * a.vstep;
   for (int i = t; i < Q * a.dim; i += kKeys) {
     int q = q0 + i / a.dim;
-    query[i] = q < a.queries ? qs[(long long)q * a.qc + i % a.dim] : 0.f;
+    query[i] = q < a.queries ? to_float(qs[(long long)q * a.qc + i % a.dim]) : 0.f;
     acc[i] = 0.f;
   }
   if (t < Q) {
@@ -36,9 +36,9 @@ __device__ __forceinline__ void attention(const attention_args& a) {
 #pragma unroll
     for (int q = 0; q < Q; q++) dot[q] = 0.f;
     if (t < count) {
-      const float* key = ks + (long long)(j0 + t) * a.kc;
+      const T* key = ks + (long long)(j0 + t) * a.kc;
       for (int d = 0; d < a.dim; d++) {
-        float k = key[d];
+        float k = to_float(key[d]);
 #pragma unroll
         for (int q = 0; q < Q; q++) dot[q] = fmaf(query[q * a.dim + d], k, dot[q]);
       }
@@ -71,7 +71,7 @@ __device__ __forceinline__ void attention(const attention_args& a) {
 #pragma unroll
       for (int q = 0; q < Q; q++) sum[q] = acc[q * a.dim + d] * factor[q];
       for (int j = 0; j < count; j++) {
-        float v = vs[(long long)(j0 + j) * a.vc + d];
+        float v = to_float(vs[(long long)(j0 + j) * a.vc + d]);
 #pragma unroll
         for (int q = 0; q < Q; q++) sum[q] = fmaf(score[q * kKeys + j], v, sum[q]);
       }
@@ -82,11 +82,15 @@ __device__ __forceinline__ void attention(const attention_args& a) {
   }
   for (int i = t; i < Q * a.dim; i += kKeys) {
     int q = i / a.dim;
-    if (q0 + q < a.queries) a.dst[((long long)n * a.queries + q0 + q) * a.dc + (long long)head * a.dim + i % a.dim] = acc[i] / total[q];
+    if (q0 + q < a.queries) put(static_cast<T*>(a.dst)[((long long)n * a.queries + q0 + q) * a.dc + (long long)head * a.dim + i % a.dim], acc[i] / total[q]);
   }
 }
 
-KERNEL(attention_f32_8, attention_args, 128) { attention<8>(a); }
-KERNEL_EXPORT(attention_f32_8)
-KERNEL(attention_f32_1, attention_args, 128) { attention<1>(a); }  // heads too wide for eight queries in shared memory
-KERNEL_EXPORT(attention_f32_1)
+#define ATTENTION(name, Q, T)                                       \
+  KERNEL(name, attention_args, 128) { attention<Q, T>(a); }         \
+  KERNEL_EXPORT(name)
+
+ATTENTION(attention_f32_8, 8, float)
+ATTENTION(attention_f32_1, 1, float)  // heads too wide for eight queries in shared memory
+ATTENTION(attention_f16_8, 8, half)
+ATTENTION(attention_f16_1, 1, half)

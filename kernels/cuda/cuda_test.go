@@ -31,6 +31,7 @@ func open(t *testing.T) kernels.Backend {
 func TestConformance(t *testing.T) {
 	b := open(t)
 	t.Run("Net", func(t *testing.T) { kerneltest.Net(t, b) })
+	t.Run("HalfNet", func(t *testing.T) { kerneltest.HalfNet(t, b) })
 	t.Run("Image", func(t *testing.T) { kerneltest.Image(t, b) })
 	require.NoError(t, b.Sync())
 }

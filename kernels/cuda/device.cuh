@@ -1,12 +1,100 @@
 // device.cuh is the only include of a kernel source. Under a CUDA compiler it adds a few names to the language; under any
 // other C++ compiler it brings the emulation of a device on the host (internal/cudaemu), so that one source serves both.
-// Kernels are extern "C", hold no assembly, are launched through the driver only, and take one struct of args.h.
+// Kernels are extern "C", hold no assembly, are launched through the driver only, and take one struct of args.h. What needs
+// assembly is a wrapper here, with a twin of the same name in the emulation.
 #pragma once
 #include "args.h"
 
 #ifdef __CUDACC__
 #define KERNEL_EXPORT(name)
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+// half is a number in half precision, for storage: arithmetic is in F32.
+struct __align__(2) half { unsigned short bits; };
+
+__device__ __forceinline__ float to_float(half v) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
+  return f;
+}
+__device__ __forceinline__ half to_half(float v) {  // to nearest even
+  half h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(v));
+  return h;
+}
+// pack and unpack are for two halves in one register, the first one in its lower bits.
+__device__ __forceinline__ unsigned pack(float lo, float hi) {
+#if __CUDA_ARCH__ >= 800
+  unsigned v;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(hi), "f"(lo));
+  return v;
+#else
+  return to_half(lo).bits | (unsigned)to_half(hi).bits << 16;
+#endif
+}
+__device__ __forceinline__ float2 unpack(unsigned v) {
+  half lo = {(unsigned short)v}, hi = {(unsigned short)(v >> 16)};
+  return make_float2(to_float(lo), to_float(hi));
+}
+
+__device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+// cp_async16 begins to copy 16 bytes from global to shared memory, or writes 16 zero bytes where valid is false. They
+// are there when the thread has waited for their group, and for other threads after the next barrier.
+__device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+#else
+  *static_cast<uint4*>(shared) = valid ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+#endif
+}
+// cp_async_commit closes a group of copies; cp_async_wait waits for all groups of this thread but the last N.
+__device__ __forceinline__ void cp_async_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int N>
+__device__ __forceinline__ void cp_async_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// ldmatrix_x4 loads four 8x8 matrices of halves; lane l brings the address of row l%8 of matrix l/8. Register i of lane l
+// holds elements 2(l%4) and 2(l%4)+1 of row l/4 of matrix i. With _trans these are elements of column l/4.
+__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+
+// mma_tile adds a (MI x 16 rows, 16 columns) times b (16 rows, NI x 8 columns) to d, all of a warp: halves with sums in F32.
+// Lane l holds, of each 16x8 of d, columns 2(l%4) and the next one of rows l/4 and l/4+8.
+template <int MI, int NI>
+__device__ __forceinline__ void mma_tile(float (&d)[MI][NI][4], const unsigned (&a)[MI][4], const unsigned (&b)[NI][2]) {
+#pragma unroll
+  for (int i = 0; i < MI; i++)
+#pragma unroll
+    for (int j = 0; j < NI; j++) {
+      float(&c)[4] = d[i][j];
+#if __CUDA_ARCH__ >= 800
+      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                   : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                   : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]), "r"(b[j][1]));
+#else
+      asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                   : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[i][0]), "r"(a[i][1]), "r"(b[j][0]));
+      asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                   : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][1]));
+#endif
+    }
+}
+
 #else
 #include "cuemu.h"
 #endif
@@ -14,6 +102,20 @@
 #define KERNEL(name, args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const args a)
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+
+// For code that floats and halves share.
+__device__ __forceinline__ float to_float(float v) { return v; }
+__device__ __forceinline__ void put(float& to, float v) { to = v; }
+__device__ __forceinline__ void put(half& to, float v) { to = to_half(v); }
+
+// Element i of floats or halves.
+__device__ __forceinline__ float load(const void* p, int halves, long long i) {
+  return halves ? to_float(static_cast<const half*>(p)[i]) : static_cast<const float*>(p)[i];
+}
+__device__ __forceinline__ void store(void* p, int halves, long long i, float v) {
+  if (halves) static_cast<half*>(p)[i] = to_half(v);
+  else static_cast<float*>(p)[i] = v;
+}
 
 // A thread's number in a grid of one dimension.
 __device__ __forceinline__ long long thread_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }

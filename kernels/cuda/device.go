@@ -80,6 +80,8 @@ type Backend struct {
 	moves    int    // times that memory which launches may name was given back
 	staging  staging
 
+	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
+
 	// The rest belongs to the goroutine of the context.
 	fault   error // the first one
 	capture capturing
@@ -249,7 +251,11 @@ func at(v kernels.View) C.ulonglong {
 	if v.Buf == nil {
 		return 0
 	}
-	return C.ulonglong(v.Buf.(*buffer).p) + 4*C.ulonglong(v.Off)
+	size := 4
+	if v.Type == kernels.F16 {
+		size = 2
+	}
+	return C.ulonglong(v.Buf.(*buffer).p) + C.ulonglong(size*v.Off)
 }
 
 // Alloc implements kernels.Memory.
@@ -296,6 +302,10 @@ func (b *Backend) Free(m kernels.Buffer) {
 }
 
 func (b *Backend) Upload(dst kernels.View, src []float32) {
+	if dst.Type == kernels.F16 {
+		b.uploadHalf(dst, src)
+		return
+	}
 	b.upload(device(at(dst)), bytesOf(src))
 }
 
@@ -305,6 +315,9 @@ func bytesOf[T float32 | int32](s []T) []byte {
 }
 
 func (b *Backend) Download(dst []float32, src kernels.View) error {
+	if src.Type == kernels.F16 {
+		src = b.widened(src)
+	}
 	return b.download(bytesOf(dst), device(at(src)))
 }
 

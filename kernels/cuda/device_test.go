@@ -149,7 +149,7 @@ func TestImageFor(t *testing.T) {
 	m, err := images()
 	require.NoError(t, err)
 	for capability, want := range map[[2]int]string{
-		{7, 5}: "sm_75", {8, 0}: "sm_80", {8, 6}: "sm_86", {8, 7}: "sm_86", {8, 9}: "sm_89", {9, 0}: "sm_90", {10, 0}: "compute_75", {12, 0}: "compute_75",
+		{7, 5}: "sm_75", {8, 0}: "sm_80", {8, 6}: "sm_86", {8, 7}: "sm_86", {8, 9}: "sm_89", {9, 0}: "sm_90", {10, 0}: "compute_80", {12, 0}: "compute_80",
 	} {
 		image, err := imageFor(capability[0], capability[1])
 		require.NoError(t, err)

@@ -8,7 +8,10 @@
 // for both languages. They are compiled into image.tar.zst by tools/cuda_image.py (make -f kernels.mk image), machine code
 // for compute capability 7.5 to 9.0 and PTX for later devices, which the package embeds. Sums that decide a statistic are in
 // F64, and no order of additions depends on chance, so that the same input gives the same bytes on one device.
-// There is one algorithm for convolutions, an implicit GEMM in F32: the forms that a caller may force, bfloat16 too, all run it.
+// There is one algorithm for convolutions of F32, an implicit GEMM: the forms that a caller may force, bfloat16 too, all run it.
+//
+// Networks may store F16 (kernels.Storer). Their convolutions and attention run on tensor cores: conv_half.cu and
+// attention_half.cu, whose tiles half.go chooses.
 //
 // # Order of things
 //

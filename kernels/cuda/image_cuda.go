@@ -40,8 +40,12 @@ var images = sync.OnceValues(func() (map[string]string, error) {
 	}
 })
 
-// portable is the architecture of the PTX, which later devices run after a translation by their driver.
-const portable = 75
+// portable is the architecture of the PTX, which devices later than those of the machine code run after a translation by
+// their driver; least is the earliest machine code.
+const (
+	portable = 80
+	least    = 75
+)
 
 // imageFor picks the kernels for a compute capability: machine code runs on devices of its generation that are not older.
 func imageFor(major, minor int) (string, error) {
@@ -49,13 +53,13 @@ func imageFor(major, minor int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the compiled kernels cannot be read: %w", err)
 	}
-	for least := minor; least >= 0; least-- {
-		if image, ok := m[fmt.Sprintf("sm_%d%d", major, least)]; ok {
+	for n := minor; n >= 0; n-- {
+		if image, ok := m[fmt.Sprintf("sm_%d%d", major, n)]; ok {
 			return image, nil
 		}
 	}
-	if 10*major+minor < portable {
-		return "", fmt.Errorf("compute capability %d.%d, at least %d.%d is needed", major, minor, portable/10, portable%10)
+	if 10*major+minor < least {
+		return "", fmt.Errorf("compute capability %d.%d, at least %d.%d is needed", major, minor, least/10, least%10)
 	}
 	return m[fmt.Sprintf("compute_%d", portable)], nil
 }

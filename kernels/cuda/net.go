@@ -12,29 +12,49 @@ import (
 )
 
 // kernelNames are the kernels of the image.
-var kernelNames = []string{
+var kernelNames = append([]string{
 	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
 	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
 	"blend_f32", "dot_f32", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
 	"adam_f32", "fft_f32", "dft_f32", "circle_in_f32", "circle_columns_f32", "circle_out_f32",
 	"pointwise_f32", "sparse_f32",
-}
+}, halfNames...)
 
 // sharedLimit is what every device has for a block without being asked, in bytes.
 const sharedLimit = 48 << 10
 
 type conv struct {
 	w            kernels.ConvWeights // without Weight and Bias
-	weight, bias device
+	weight, bias device              // weights are [tap][in][out], and for F16 as packHalf has them
 }
 
 func (c *conv) Weights() kernels.ConvWeights { return c.w }
 
-// PrepareConv reorders the weights to [tap][in][out].
+// PrepareConv reorders the weights.
 func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	if err := w.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.name, err)
 	}
+	c := &conv{w: w}
+	c.w.Weight, c.w.Bias = nil, nil
+	var err error
+	if w.Type == kernels.F16 {
+		c.weight, err = keep(b, packHalf(w))
+	} else {
+		c.weight, err = keep(b, pack(w))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if w.Bias != nil {
+		if c.bias, err = keep(b, w.Bias); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func pack(w kernels.ConvWeights) []float32 {
 	area := w.Size * w.Size
 	packed := make([]float32, len(w.Weight))
 	for o := range w.Out {
@@ -44,18 +64,7 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 			}
 		}
 	}
-	c := &conv{w: w}
-	c.w.Weight, c.w.Bias = nil, nil
-	var err error
-	if c.weight, err = keep(b, packed); err != nil {
-		return nil, err
-	}
-	if w.Bias != nil {
-		if c.bias, err = keep(b, w.Bias); err != nil {
-			return nil, err
-		}
-	}
-	return c, nil
+	return packed
 }
 
 // convTile is one instance of the kernel: pixels by channels of a block.
@@ -80,6 +89,10 @@ const convDepth = 16 // kDepth of conv.cu
 // Conv2D implements kernels.Net.
 func (b *Backend) Conv2D(k *kernels.Conv2D) {
 	c := k.Kernel.(*conv)
+	if c.w.Type == kernels.F16 {
+		b.convHalf(k, c)
+		return
+	}
 	a := C.conv_args{
 		dst: at(k.Dst), src: [2]C.device_floats{at(k.Src[0]), at(k.Src[1])}, affine: at(k.Affine),
 		weight: C.ulonglong(c.weight), bias: C.ulonglong(c.bias), embed: at(k.Embed), residual: at(k.Residual),
@@ -116,8 +129,12 @@ func (b *Backend) Moments(dst, x kernels.View) {
 	bands := blocks(x.Pixels(), momentsBand)
 	part := b.shared(8 * 2 * x.N * bands * x.C)
 	a := C.moments_args{dst: at(dst), x: at(x), part: C.ulonglong(part), pixels: C.longlong(x.Pixels()), c: C.int(x.C), bands: C.int(bands)}
-	launch(b, "moments_part", bands, blocks(x.C, 32), x.N, 256, 8*2*256, a)
-	launch(b, "moments_join", blocks(x.C, 128), x.N, 1, 128, 0, a)
+	first, join := "moments_part", "moments_join"
+	if x.Type == kernels.F16 {
+		first, join = "moments_part_f16", "moments_join_f16"
+	}
+	launch(b, first, bands, blocks(x.C, 32), x.N, 256, 8*2*256, a)
+	launch(b, join, blocks(x.C, 128), x.N, 1, 128, 0, a)
 }
 
 // Norm implements kernels.Net.
@@ -130,13 +147,26 @@ func (b *Backend) Norm(a *kernels.Norm) {
 	})
 }
 
-// Attention takes eight queries at a time where they fit in shared memory.
+// Attention in F32, and of heads that the tensor-core kernels do not take, has eight queries at a time where they fit in
+// shared memory.
 func (b *Backend) Attention(k *kernels.Attention) {
 	const keys = 128 // kKeys of attention.cu
+	a := C.attention_args{
+		dst: at(k.Dst), q: at(k.Q.View), k: at(k.K.View), v: at(k.V.View),
+		qc: C.int(k.Q.C), kc: C.int(k.K.C), vc: C.int(k.V.C), dc: C.int(k.Dst.C),
+		qfirst: C.int(k.Q.First), kfirst: C.int(k.K.First), vfirst: C.int(k.V.First),
+		qstep: C.int(k.Q.Step), kstep: C.int(k.K.Step), vstep: C.int(k.V.Step),
+		queries: C.int(k.Q.Pixels()), keys: C.int(k.K.Pixels()), dim: C.int(k.Dim), scale: C.float(k.Scale),
+	}
+	if flashable(k) {
+		name, queries, shared := flash(k.Dim)
+		launch(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, 128, shared, a)
+		return
+	}
 	room := func(queries int) int { return 4 * queries * (2*k.Dim + keys + 3) }
-	name, queries := "attention_f32_8", 8
+	queries := 8
 	if room(queries) > sharedLimit {
-		name, queries = "attention_f32_1", 1
+		queries = 1
 	}
 	if room(queries) > sharedLimit {
 		b.later(func() error {
@@ -145,31 +175,29 @@ func (b *Backend) Attention(k *kernels.Attention) {
 		})
 		return
 	}
-	launch(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, keys, room(queries), C.attention_args{
-		dst: at(k.Dst), q: at(k.Q.View), k: at(k.K.View), v: at(k.V.View),
-		qc: C.int(k.Q.C), kc: C.int(k.K.C), vc: C.int(k.V.C), dc: C.int(k.Dst.C),
-		qfirst: C.int(k.Q.First), kfirst: C.int(k.K.First), vfirst: C.int(k.V.First),
-		qstep: C.int(k.Q.Step), kstep: C.int(k.K.Step), vstep: C.int(k.V.Step),
-		queries: C.int(k.Q.Pixels()), keys: C.int(k.K.Pixels()), dim: C.int(k.Dim), scale: C.float(k.Scale),
-	})
+	launch(b, fmt.Sprintf("attention_%v_%d", k.Q.Type, queries), blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, keys, room(queries), a)
 }
 
 // LayerNorm implements kernels.Net.
 func (b *Backend) LayerNorm(a *kernels.LayerNorm) {
 	pixels := a.Src.N * a.Src.Pixels()
-	each(b, "layernorm_f32", 32*pixels, C.layernorm_args{
+	each(b, "layernorm_"+a.Src.Type.String(), 32*pixels, C.layernorm_args{
 		dst: at(a.Dst), src: at(a.Src), gamma: at(a.Gamma), beta: at(a.Beta), pixels: C.longlong(pixels), c: C.int(a.Src.C), eps: C.float(a.Eps),
 	})
 }
 
 // GEGLU implements kernels.Net.
 func (b *Backend) GEGLU(dst, src kernels.View) {
-	each(b, "geglu_f32", dst.Len(), C.geglu_args{dst: at(dst), src: at(src), count: C.longlong(dst.Len()), c: C.int(dst.C)})
+	each(b, "geglu_"+src.Type.String(), dst.Len(), C.geglu_args{dst: at(dst), src: at(src), count: C.longlong(dst.Len()), c: C.int(dst.C)})
 }
 
 // Resample implements kernels.Net.
 func (b *Backend) Resample(dst, src kernels.View, s kernels.Sampling, moments kernels.View) {
-	each(b, "resample_f32", dst.Len(), C.resample_args{
+	name := "resample_" + dst.Type.String()
+	if src.Type != dst.Type {
+		name += "_" + src.Type.String()
+	}
+	each(b, name, dst.Len(), C.resample_args{
 		dst: at(dst), src: at(src), count: C.longlong(dst.Len()), h: C.int(dst.H), w: C.int(dst.W), c: C.int(dst.C), sampling: C.int(s),
 	})
 	if moments.Present() {

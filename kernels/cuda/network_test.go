@@ -12,6 +12,7 @@ import (
 
 	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
@@ -43,6 +44,38 @@ func TestUNet(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHalfUNet: the same networks with activations and weights in F16 end within one percent of what PyTorch computed in F32.
+func TestHalfUNet(t *testing.T) {
+	b := open(t)
+	dirs, err := filepath.Glob(testkit.Testdata("gd_*"))
+	require.NoError(t, err)
+	more, err := filepath.Glob(testkit.Testdata("*vq*"))
+	require.NoError(t, err)
+	for _, dir := range append(dirs, more...) {
+		if testing.Short() && filepath.Base(dir) != "gd_class_cond" {
+			continue
+		}
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			c, err := parity.Load(dir)
+			require.NoError(t, err)
+			defer c.Close()
+			results, _, err := c.Run(halfDevice(t, b), "")
+			require.NoError(t, err)
+			for _, r := range results {
+				t.Logf("%s: relative L2 %.2g", r.Array, r.RelL2)
+				require.True(t, r.Skipped != "" || r.RelL2 <= 1e-2, "%+v", r)
+			}
+		})
+	}
+}
+
+// halfDevice is a device whose networks store F16.
+func halfDevice(t *testing.T, b kernels.Backend) *tensor.Device {
+	d := tensor.NewDevice(b)
+	require.NoError(t, d.Store(kernels.F16))
+	return d
 }
 
 // TestSpin reconstructs a picture with the built-in prior on this backend and on the CPU, for operators whose corrections
@@ -80,17 +113,26 @@ func TestSpin(t *testing.T) {
 				require.NoError(t, err)
 				return data
 			}
-			got, want := run(tensor.NewDevice(b)), run(tensor.NewDevice(host))
-			worst := 0.0
-			for i := range want {
-				d := math.Abs(float64(got[i]) - float64(want[i]))
-				require.False(t, math.IsNaN(d))
-				worst = max(worst, d)
-			}
+			want := run(tensor.NewDevice(host))
+			worst, _ := difference(t, run(tensor.NewDevice(b)), want)
 			t.Logf("largest difference %.2g", worst)
 			require.Less(t, worst, 1e-4)
+			_, mean := difference(t, run(halfDevice(t, b)), want)
+			psnr := 10 * math.Log10(4/mean) // pixels are from -1 to 1
+			t.Logf("in F16: PSNR %.1f dB", psnr)
+			require.Greater(t, psnr, 50.0)
 		})
 	}
+}
+
+// difference is the largest one and the mean of the squared ones.
+func difference(t *testing.T, got, want []float32) (worst, mean float64) {
+	for i := range want {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		require.False(t, math.IsNaN(d))
+		worst, mean = max(worst, d), mean+d*d/float64(len(want))
+	}
+	return worst, mean
 }
 
 func loadPhoto(t *testing.T, d *tensor.Device) (*nn.UNet, weights.Info) {
@@ -108,7 +150,11 @@ func loadPhoto(t *testing.T, d *tensor.Device) (*nn.UNet, weights.Info) {
 
 // TestBatch: every image of a batch gets the bytes that it gets alone, and the second time the same.
 func TestBatch(t *testing.T) {
-	d := tensor.NewDevice(open(t))
+	t.Run("f32", func(t *testing.T) { batch(t, tensor.NewDevice(open(t))) })
+	t.Run("f16", func(t *testing.T) { batch(t, halfDevice(t, open(t))) })
+}
+
+func batch(t *testing.T, d *tensor.Device) {
 	net, _ := loadPhoto(t, d)
 	const edge = 16
 	pictures := make([]float32, 2*edge*edge*3)

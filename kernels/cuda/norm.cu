@@ -5,17 +5,18 @@ constexpr int kBand = 1024;  // pixels of a block of moments_part
 
 // Sums of the deviations from the image's first pixel, and of their squares, over one band of pixels. A block is 32
 // channels x 8 pixels. Shared memory: [2][8][32] doubles.
-KERNEL(moments_part, moments_args, 256) {
+template <class T>
+__device__ __forceinline__ void moments_band(const moments_args& a) {
   DYNAMIC_SHARED(shared);
   double* part = reinterpret_cast<double*>(shared);
   int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = blockIdx.y * 32 + lane, n = blockIdx.z, band = blockIdx.x;
-  const float* x = a.x + (long long)n * a.pixels * a.c + c;
+  const T* x = static_cast<const T*>(a.x) + (long long)n * a.pixels * a.c + c;
   double sum = 0, squares = 0;
   if (c < a.c) {
-    float first = x[0];
+    float first = to_float(x[0]);
     long long end = (band + 1ll) * kBand < a.pixels ? (band + 1ll) * kBand : a.pixels;
     for (long long p = (long long)band * kBand + row; p < end; p += 8) {
-      double d = (double)x[p * a.c] - (double)first;
+      double d = (double)to_float(x[p * a.c]) - (double)first;
       sum += d;
       squares += d * d;
     }
@@ -33,10 +34,14 @@ KERNEL(moments_part, moments_args, 256) {
     out[a.c] = squares;
   }
 }
+KERNEL(moments_part, moments_args, 256) { moments_band<float>(a); }
 KERNEL_EXPORT(moments_part)
+KERNEL(moments_part_f16, moments_args, 256) { moments_band<half>(a); }
+KERNEL_EXPORT(moments_part_f16)
 
 // Joins the bands: a thread for each channel of each image.
-KERNEL(moments_join, moments_args, 128) {
+template <class T>
+__device__ __forceinline__ void moments_sum(const moments_args& a) {
   int c = blockIdx.x * blockDim.x + threadIdx.x, n = blockIdx.y;
   if (c >= a.c) return;
   const double* part = a.part + (long long)n * a.bands * 2 * a.c + c;
@@ -47,10 +52,13 @@ KERNEL(moments_join, moments_args, 128) {
   }
   double count = (double)a.pixels, m2 = squares - sum * sum / count;
   float* out = a.dst + 2ll * n * a.c + c;
-  out[0] = (float)((double)a.x[(long long)n * a.pixels * a.c + c] + sum / count);
+  out[0] = (float)((double)to_float(static_cast<const T*>(a.x)[(long long)n * a.pixels * a.c + c]) + sum / count);
   out[a.c] = m2 < 0 ? 0.f : (float)m2;
 }
+KERNEL(moments_join, moments_args, 128) { moments_sum<float>(a); }
 KERNEL_EXPORT(moments_join)
+KERNEL(moments_join_f16, moments_args, 128) { moments_sum<half>(a); }
+KERNEL_EXPORT(moments_join_f16)
 
 __device__ __forceinline__ void norm_moments(const norm_args& a, int n, int c, double& mean, double& m2) {
   const float* m = a.m[0];
@@ -97,16 +105,21 @@ KERNEL(norm_f32, norm_args, 128) {
 KERNEL_EXPORT(norm_f32)
 
 // A warp for each pixel: the mean, then the squared deviations from it.
-KERNEL(layernorm_f32, layernorm_args, 256) {
+template <class T>
+__device__ __forceinline__ void layernorm(const layernorm_args& a) {
   long long p = thread_index() >> 5;
   int lane = threadIdx.x & 31;
   if (p >= a.pixels) return;  // whole warps
-  const float* x = a.src + p * a.c;
+  const T* x = static_cast<const T*>(a.src) + p * a.c;
+  T* dst = static_cast<T*>(a.dst) + p * a.c;
   double sum = 0, dev = 0;
-  for (int k = lane; k < a.c; k += 32) sum += x[k];
+  for (int k = lane; k < a.c; k += 32) sum += to_float(x[k]);
   double mean = warp_sum(sum) / a.c;
-  for (int k = lane; k < a.c; k += 32) dev += (x[k] - mean) * (x[k] - mean);
+  for (int k = lane; k < a.c; k += 32) dev += (to_float(x[k]) - mean) * (to_float(x[k]) - mean);
   float inv = (float)(1.0 / sqrt(warp_sum(dev) / a.c + (double)a.eps));
-  for (int k = lane; k < a.c; k += 32) a.dst[p * a.c + k] = fmaf(a.gamma[k] * (float)(x[k] - mean), inv, a.beta[k]);
+  for (int k = lane; k < a.c; k += 32) put(dst[k], fmaf(a.gamma[k] * (float)(to_float(x[k]) - mean), inv, a.beta[k]));
 }
+KERNEL(layernorm_f32, layernorm_args, 256) { layernorm<float>(a); }
 KERNEL_EXPORT(layernorm_f32)
+KERNEL(layernorm_f16, layernorm_args, 256) { layernorm<half>(a); }
+KERNEL_EXPORT(layernorm_f16)

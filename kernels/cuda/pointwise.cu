@@ -1,28 +1,45 @@
 // Operations whose elements do not meet: a thread for each element of the destination.
 #include "device.cuh"
 
-KERNEL(geglu_f32, geglu_args, 256) {
+template <class T>
+__device__ __forceinline__ void geglu(const geglu_args& a) {
   long long i = thread_index();
   if (i >= a.count) return;
-  const float* s = a.src + i / a.c * 2 * a.c + i % a.c;
-  a.dst[i] = s[0] * s[a.c] * normcdff(s[a.c]);
+  const T* s = static_cast<const T*>(a.src) + i / a.c * 2 * a.c + i % a.c;
+  put(static_cast<T*>(a.dst)[i], to_float(s[0]) * to_float(s[a.c]) * normcdff(to_float(s[a.c])));
 }
+KERNEL(geglu_f32, geglu_args, 256) { geglu<float>(a); }
 KERNEL_EXPORT(geglu_f32)
+KERNEL(geglu_f16, geglu_args, 256) { geglu<half>(a); }
+KERNEL_EXPORT(geglu_f16)
 
-KERNEL(resample_f32, resample_args, 256) {
+// From S to D: at twice or half the size, or the same.
+template <class D, class S>
+__device__ __forceinline__ void resample(const resample_args& a) {
   long long i = thread_index();
   if (i >= a.count) return;
+  const S* src = static_cast<const S*>(a.src);
+  D& dst = static_cast<D*>(a.dst)[i];
   int c = (int)(i % a.c), x = (int)(i / a.c % a.w);
   long long y = i / a.c / a.w;  // row of all images, whose number of rows is even on either side of a halving
-  if (a.sampling == SAMPLE_UP2) {
-    a.dst[i] = a.src[((y >> 1) * (a.w >> 1) + (x >> 1)) * a.c + c];
+  if (a.sampling == SAMPLE_SAME) {
+    put(dst, to_float(src[i]));
+  } else if (a.sampling == SAMPLE_UP2) {
+    put(dst, to_float(src[((y >> 1) * (a.w >> 1) + (x >> 1)) * a.c + c]));
   } else {
     long long row = 2ll * a.w * a.c;
-    const float* s = a.src + 2 * y * row + 2ll * x * a.c + c;
-    a.dst[i] = 0.25f * (s[0] + s[a.c] + s[row] + s[row + a.c]);
+    const S* s = src + 2 * y * row + 2ll * x * a.c + c;
+    put(dst, 0.25f * (to_float(s[0]) + to_float(s[a.c]) + to_float(s[row]) + to_float(s[row + a.c])));
   }
 }
-KERNEL_EXPORT(resample_f32)
+#define RESAMPLE(name, D, S)                                   \
+  KERNEL(name, resample_args, 256) { resample<D, S>(a); }      \
+  KERNEL_EXPORT(name)
+
+RESAMPLE(resample_f32, float, float)
+RESAMPLE(resample_f16, half, half)
+RESAMPLE(resample_f16_f32, half, float)
+RESAMPLE(resample_f32_f16, float, half)
 
 KERNEL(blend_f32, blend_args, 256) {
   long long i = thread_index();

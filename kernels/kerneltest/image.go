@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/x448/float16"
+
 	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/ref"
 )
@@ -54,6 +56,7 @@ type pixels struct {
 	rng   *rand.Rand
 	shape [4]int
 	what  string
+	kind  kernels.Type // of activations
 	bufs  []kernels.Buffer
 }
 
@@ -96,23 +99,37 @@ var nan = float32(math.NaN())
 // put makes a tensor with the given contents inside a field of NaN; nil contents are NaN as well.
 func (p *pixels) put(shape [4]int, data []float32) pair {
 	p.t.Helper()
-	v := kernels.View{Off: guard, N: shape[0], H: shape[1], W: shape[2], C: shape[3]}
-	field := make([]float32, v.Len()+2*guard)
+	return p.putOf(kernels.F32, shape, data)
+}
+
+// putOf is put for a type that the backend under test stores. The contents are rounded to it on both sides.
+func (p *pixels) putOf(kind kernels.Type, shape [4]int, data []float32) pair {
+	p.t.Helper()
+	if kind == kernels.F16 {
+		data = halves(data)
+	}
+	before := guard
+	if kind == kernels.F16 && p.rng.IntN(4) > 0 {
+		before = guard &^ 7 // most kernels want pixels at multiples of sixteen bytes, and have a way around
+	}
+	v := kernels.View{Off: before, N: shape[0], H: shape[1], W: shape[2], C: shape[3]}
+	field := make([]float32, before+v.Len()+guard)
 	for i := range field {
 		field[i] = nan
 	}
-	copy(field[guard:], data)
+	copy(field[before:], data)
 	whole := kernels.View{N: 1, H: 1, W: 1, C: len(field)}
 	pr := pair{got: v, want: v, data: data}
+	pr.got.Type = kind
 	for _, side := range []struct {
 		b kernels.Memory
 		v *kernels.View
 	}{{p.b, &pr.got}, {p.ref, &pr.want}} {
-		buf, err := side.b.Alloc(len(field))
+		buf, err := side.b.Alloc(side.v.Type.Room(len(field)))
 		if err != nil {
 			p.t.Fatalf("%s: %v", p.what, err)
 		}
-		side.v.Buf, whole.Buf = buf, buf
+		side.v.Buf, whole.Buf, whole.Type = buf, buf, side.v.Type
 		side.b.Upload(whole, field)
 	}
 	p.bufs = append(p.bufs, pr.got.Buf)
@@ -148,17 +165,18 @@ func (p *pixels) maybe(shape [4]int) pair {
 // read downloads a tensor of the backend under test and checks that its guards kept their bits.
 func (p *pixels) read(v kernels.View) []float32 {
 	p.t.Helper()
-	field := make([]float32, v.Len()+2*guard)
-	if err := p.b.Download(field, kernels.View{Buf: v.Buf, N: 1, H: 1, W: 1, C: len(field)}); err != nil {
+	field := make([]float32, v.Off+v.Len()+guard)
+	if err := p.b.Download(field, kernels.View{Buf: v.Buf, N: 1, H: 1, W: 1, C: len(field), Type: v.Type}); err != nil {
 		p.t.Fatalf("%s: %v", p.what, err)
 	}
 	for i, f := range field {
-		if (i < guard || i >= guard+v.Len()) && math.Float32bits(f) != math.Float32bits(nan) {
-			p.errorf("element %d outside of a tensor of %d was overwritten with %v", i-guard, v.Len(), f)
-			break
+		if i >= v.Off && i < v.Off+v.Len() || math.Float32bits(f) == math.Float32bits(nan) || v.Type != kernels.F32 && f != f {
+			continue // devices have NaNs of their own when they convert
 		}
+		p.errorf("element %d outside of a tensor of %d was overwritten with %v", i-v.Off, v.Len(), f)
+		break
 	}
-	return field[guard : guard+v.Len()]
+	return field[v.Off : v.Off+v.Len()]
 }
 
 func (p *pixels) reference(v kernels.View) []float32 {
@@ -185,17 +203,35 @@ func (p *pixels) untouched(prs ...pair) {
 	}
 }
 
-// near checks a result: |got - want| <= bound(i) for every element, and no NaN.
+// near checks a result: |got - want| <= bound(i) for every element and its rounding to F16, and no NaN.
 func (p *pixels) near(got, want kernels.View, bound func(i int) float64) {
 	p.t.Helper()
 	w := p.reference(want)
 	for i, g := range p.read(got) {
-		if d := math.Abs(float64(g) - float64(w[i])); !(d <= bound(i)) {
-			p.errorf("element %d is %v, the reference has %v: off by %.3g, allowed %.3g", i, g, w[i], d, bound(i))
+		allowed := bound(i)
+		if got.Type == kernels.F16 {
+			allowed += halfUnit*(math.Abs(float64(w[i]))+allowed) + 0x1p-25
+		}
+		if d := math.Abs(float64(g) - float64(w[i])); !(d <= allowed) {
+			p.errorf("element %d is %v, the reference has %v: off by %.3g, allowed %.3g", i, g, w[i], d, allowed)
 			return
 		}
 	}
 }
+
+// halfUnit is the relative error of one rounding to F16 of a normal number.
+const halfUnit = 0x1p-11
+
+// halves rounds to F16.
+func halves(data []float32) []float32 {
+	out := make([]float32, len(data))
+	for i, v := range data {
+		out[i] = rounded(v)
+	}
+	return out
+}
+
+func rounded(v float32) float32 { return float16.Fromfloat32(v).Float32() }
 
 func abs(data []float32) []float32 {
 	out := make([]float32, len(data))

@@ -90,10 +90,24 @@ func (p *pixels) convCase() convCase {
 }
 
 // Net checks every operation of the network side of b against the reference. With -short it leaves out large shapes.
-func Net(t *testing.T, b kernels.Backend) {
-	for seed := range uint64(len(convCases)) + few(40) {
+func Net(t *testing.T, b kernels.Backend) { net(t, b, kernels.F32) }
+
+// HalfNet is Net for activations in F16, on a backend that stores it. Convolutions and attention are measured by a naive
+// loop that stores what such a kernel has to store in F16 and sums in float32: twice its error is allowed, and one unit
+// in the last place of F16. Moments are held to the same bound as in F32, for the values as they are stored.
+func HalfNet(t *testing.T, b kernels.Backend) { net(t, b, kernels.F16) }
+
+// HalfConv is the part of HalfNet that random convolutions are, so many of them: for a backend that is told how to compute
+// them.
+func HalfConv(t *testing.T, b kernels.Backend, random uint64) {
+	convolutions(t, b, kernels.F16, uint64(len(convCases)), random)
+}
+
+// convolutions runs the listed cases from one on, and random ones.
+func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, random uint64) {
+	for seed := from; seed < uint64(len(convCases))+random; seed++ {
 		p := newPixels(b, 1000+seed)
-		p.t = t
+		p.t, p.kind = t, kind
 		var c convCase
 		if seed < uint64(len(convCases)) {
 			c = convCases[seed]
@@ -113,9 +127,13 @@ func Net(t *testing.T, b kernels.Backend) {
 			t.Fatalf("%s: stopped at seed %d", b.Name(), seed)
 		}
 	}
+}
+
+func net(t *testing.T, b kernels.Backend, kind kernels.Type) {
+	convolutions(t, b, kind, 0, few(40))
 	for seed := range few(40) {
 		p := newPixels(b, 2000+seed)
-		p.t = t
+		p.t, p.kind = t, kind
 		for _, c := range []struct {
 			name string
 			run  func(*pixels)
@@ -139,14 +157,25 @@ func (p *pixels) normal(n int, scale, mean float64) []float32 {
 	return s
 }
 
+// act makes a tensor of activations.
+func (p *pixels) act(shape [4]int, data []float32) pair {
+	p.t.Helper()
+	return p.putOf(p.kind, shape, data)
+}
+
+func (p *pixels) randomAct(shape [4]int) pair {
+	p.t.Helper()
+	return p.act(shape, p.normal(shape[0]*shape[1]*shape[2]*shape[3], 1, 0))
+}
+
 // conv compares with the reference in the L2 norm. The yardstick is a naive float32 loop over the same input, whose own
 // error against the float64 sums of the reference is measured: a direct form may err twice as much, plus one unit for
 // the epilogue; Winograd F(4x4,3x3) eight times as much (its transforms amplify rounding by about 4 to 7, by channel
 // count), F(6x6,3x3) twenty times, F(4x4,2x2) six times. Rounding its factors to bfloat16 changes a product by at most
 // 2^-8 of it, up or down at random. The vector exponential of SiLU and the affine add up to 6 units to
-// each input value.
+// each input value. In F16 the naive loop rounds its input, the weights and the result as well.
 func (p *pixels) conv(c convCase) {
-	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Up: c.sampling == kernels.Up2,
+	weights := kernels.ConvWeights{Out: c.cout, In: c.cin, Size: c.size, Stride: c.stride, Pad: c.size / 2, Up: c.sampling == kernels.Up2, Type: p.kind,
 		Weight: p.normal(c.cout*c.cin*c.size*c.size, 1/math.Sqrt(float64(c.cin*c.size*c.size)), 0)}
 	if c.bias {
 		weights.Bias = p.normal(c.cout, 1, 0)
@@ -160,9 +189,13 @@ func (p *pixels) conv(c convCase) {
 	}
 
 	oh, ow := weights.OutSize(c.sampling.Size(c.h)), weights.OutSize(c.sampling.Size(c.w))
-	src := [2]pair{p.put([4]int{c.n, c.h, c.w, c.cin - c.skip}, p.normal(c.n*c.h*c.w*(c.cin-c.skip), 1, c.mean))}
+	source, result := p.kind, p.kind
+	if p.kind == kernels.F16 { // a network's first layer reads F32, its last one writes it
+		source, result = kernels.Type(min(p.rng.IntN(4), 1)), kernels.Type(min(p.rng.IntN(3), 1))
+	}
+	src := [2]pair{p.putOf(source, [4]int{c.n, c.h, c.w, c.cin - c.skip}, p.normal(c.n*c.h*c.w*(c.cin-c.skip), 1, c.mean))}
 	if c.skip > 0 {
-		src[1] = p.put([4]int{c.n, c.h, c.w, c.skip}, p.normal(c.n*c.h*c.w*c.skip, 1, c.mean))
+		src[1] = p.putOf(source, [4]int{c.n, c.h, c.w, c.skip}, p.normal(c.n*c.h*c.w*c.skip, 1, c.mean))
 	}
 	var affine, embed, residual, moments pair
 	if c.affine {
@@ -185,23 +218,23 @@ func (p *pixels) conv(c convCase) {
 		rh, rw = 2*oh, 2*ow
 	}
 	if c.residual {
-		residual = p.random([4]int{c.n, rh, rw, c.cout})
+		residual = p.randomAct([4]int{c.n, rh, rw, c.cout})
 	}
 	var skip [2]pair
 	var shortcut kernels.ConvWeights
 	if c.shortcut > 0 {
 		second := c.shortcut / 3
-		skip[0] = p.random([4]int{c.n, oh, ow, c.shortcut - second})
+		skip[0] = p.randomAct([4]int{c.n, oh, ow, c.shortcut - second})
 		if second > 0 {
-			skip[1] = p.random([4]int{c.n, oh, ow, second})
+			skip[1] = p.randomAct([4]int{c.n, oh, ow, second})
 		}
-		shortcut = kernels.ConvWeights{Out: c.cout, In: c.shortcut, Size: 1, Stride: 1, Bias: p.normal(c.cout, 1, 0),
+		shortcut = kernels.ConvWeights{Out: c.cout, In: c.shortcut, Size: 1, Stride: 1, Type: p.kind, Bias: p.normal(c.cout, 1, 0),
 			Weight: p.normal(c.cout*c.shortcut, 1/math.Sqrt(float64(c.shortcut)), 0)}
 	}
 	if c.moments {
 		moments = p.put([4]int{c.n, 1, 2, c.cout}, nil)
 	}
-	dst := p.put([4]int{c.n, oh, ow, c.cout}, nil)
+	dst := p.putOf(result, [4]int{c.n, oh, ow, c.cout}, nil)
 	args := kernels.Conv2D{Act: c.act, ReLU: c.relu, Sampling: c.sampling, ResidualSampling: c.rsampling}
 	got, want := args, args
 	got.Dst, want.Dst = dst.got, dst.want
@@ -221,7 +254,12 @@ func (p *pixels) conv(c convCase) {
 	p.ref.Conv2D(&want)
 	ref := p.reference(dst.want)
 	u := p.input(want, c)
+	kernel := weights.Weight
+	if p.kind == kernels.F16 {
+		u, kernel = halves(u), halves(kernel)
+	}
 	base := make([]float64, len(ref))                      // what the epilogue adds
+	brief := make([]float64, len(ref))                     // what rounding the shortcut's weights to F16 adds to that
 	var errNaive, norm, products, shortcutProducts float64 // squares
 	if residual.want.Present() {
 		r := residual.want
@@ -244,6 +282,9 @@ func (p *pixels) conv(c convCase) {
 				}
 				v := at.data[i/c.cout*at.want.C+k] * w
 				shortcutProducts += float64(v) * float64(v)
+				if p.kind == kernels.F16 {
+					brief[i] += float64(at.data[i/c.cout*at.want.C+k]) * (float64(rounded(w)) - float64(w))
+				}
 			}
 		}
 		for i, v := range p.reference(r) {
@@ -267,15 +308,18 @@ func (p *pixels) conv(c convCase) {
 					continue
 				}
 				for ci := range c.cin {
-					product := u[((n*uh+iy)*uw+ix)*c.cin+ci] * weights.Weight[((o*c.cin+ci)*c.size+ky)*c.size+kx]
+					product := u[((n*uh+iy)*uw+ix)*c.cin+ci] * kernel[((o*c.cin+ci)*c.size+ky)*c.size+kx]
 					sum += product
 					products += float64(product) * float64(product)
 				}
 			}
 		}
-		e := float64(sum) + base[i]
+		e := float64(sum) + base[i] + brief[i]
 		if c.relu {
 			e = max(e, 0)
+		}
+		if result == kernels.F16 {
+			e = float64(rounded(float32(e)))
 		}
 		e -= float64(ref[i])
 		errNaive += e * e
@@ -285,9 +329,16 @@ func (p *pixels) conv(c convCase) {
 	if c.act != kernels.Identity || c.affine || c.sampling == kernels.Down2 {
 		units += 6
 	}
+	forms := map[kernels.ConvForm]float64{kernels.Auto: 20, kernels.Direct: 2, kernels.Winograd2: 2,
+		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6, kernels.BFloat16: 2}
+	if p.kind == kernels.F16 {
+		forms = map[kernels.ConvForm]float64{kernels.Auto: 2}
+	}
+	if result == kernels.F16 {
+		units += 2 * halfUnit / unit
+	}
 	what := p.what
-	for form, factor := range map[kernels.ConvForm]float64{kernels.Auto: 20, kernels.Direct: 2, kernels.Winograd2: 2,
-		kernels.Winograd4: 8, kernels.Winograd6: 20, kernels.WinogradUp: 6, kernels.BFloat16: 2} {
+	for form, factor := range forms {
 		if form.Winograd() && (c.size != 3 || c.stride != 1 || c.rightBottom) || form == kernels.WinogradUp && !weights.Up {
 			continue
 		}
@@ -309,15 +360,15 @@ func (p *pixels) conv(c convCase) {
 			}
 			sum += d * d
 		}
-		var brief float64
+		var bf16 float64
 		if got.Kernel.Weights().Form == kernels.BFloat16 {
-			brief += products
+			bf16 += products
 		}
 		if c.shortcut > 0 && got.Shortcut.Weights().Form == kernels.BFloat16 {
-			brief += shortcutProducts
+			bf16 += shortcutProducts
 		}
-		if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm) + 0x1p-8*math.Sqrt(brief); !(math.Sqrt(sum) <= limit) {
-			p.errorf("L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g, the result's norm is %.3g", math.Sqrt(sum), limit, math.Sqrt(errNaive), math.Sqrt(norm))
+		if limit := factor*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm) + 0x1p-8*math.Sqrt(bf16); !(math.Sqrt(sum) <= limit) {
+			p.errorf("L2 error %.3g, allowed %.3g; a naive loop has %.3g, the result's norm is %.3g", math.Sqrt(sum), limit, math.Sqrt(errNaive), math.Sqrt(norm))
 		}
 		if c.moments {
 			p.sameMoments(moments.got, dst.got)
@@ -369,8 +420,12 @@ func (p *pixels) sameMoments(moments, x kernels.View) {
 // attention compares with the reference in the L2 norm, beside a naive float32 loop.
 func (p *pixels) attention() {
 	r := p.rng
-	heads, dim := 1+r.IntN(4), []int{1, 8, 32, 64, 5, 17, 40, 512}[r.IntN(8)]
-	if dim == 512 { // first stages
+	dims := []int{1, 8, 32, 64, 5, 17, 40, 512}
+	if p.kind == kernels.F16 {
+		dims = []int{1, 8, 32, 64, 5, 17, 40, 512, 48, 80, 96, 128, 136, 160, 256, 264}
+	}
+	heads, dim := 1+r.IntN(4), dims[r.IntN(len(dims))]
+	if dim > 128 { // first stages
 		heads = 1
 	}
 	n, qh, qw := 1+r.IntN(2), 1+r.IntN(12), 1+r.IntN(12)
@@ -382,13 +437,13 @@ func (p *pixels) attention() {
 	c := heads * dim
 	if cross {
 		kh, kw = 1, 1+r.IntN(300)
-		if dim == 512 {
+		if dim > 128 {
 			kh, kw, qh, qw = 64, 64, min(qh, 5), min(qw, 5)
 		}
-		q, k, v = p.random([4]int{n, qh, qw, c}), p.random([4]int{n, kh, kw, c}), p.random([4]int{n, kh, kw, c})
+		q, k, v = p.randomAct([4]int{n, qh, qw, c}), p.randomAct([4]int{n, kh, kw, c}), p.randomAct([4]int{n, kh, kw, c})
 		step = dim
 	} else {
-		q = p.put([4]int{n, qh, qw, 3 * c}, p.normal(n*qh*qw*3*c, spread, 0))
+		q = p.act([4]int{n, qh, qw, 3 * c}, p.normal(n*qh*qw*3*c, spread, 0))
 		k, v = q, q
 		if legacy {
 			ko, vo, step = dim, 2*dim, 3*dim
@@ -396,7 +451,7 @@ func (p *pixels) attention() {
 			ko, vo, step = c, 2*c, dim
 		}
 	}
-	dst := p.put([4]int{n, qh, qw, c}, nil)
+	dst := p.act([4]int{n, qh, qw, c}, nil)
 	scale := float32(1 / math.Sqrt(float64(dim)))
 	args := func(dst, q, k, v kernels.View) *kernels.Attention {
 		return &kernels.Attention{Dst: dst, Heads: heads, Dim: dim, Scale: scale, Q: kernels.Heads{View: q, First: qo, Step: step},
@@ -429,17 +484,28 @@ func (p *pixels) attention() {
 		var total, sum float32
 		for j, e := range score {
 			total += e
+			if p.kind == kernels.F16 {
+				e = rounded(e)
+			}
 			sum += e * v.data[(img*keys+j)*v.got.C+vo+h*step+ch%dim]
 		}
-		d, e := float64(out[i])-float64(ref[i]), float64(sum/total)-float64(ref[i])
+		naive := sum / total
+		if p.kind == kernels.F16 {
+			naive = rounded(naive)
+		}
+		d, e := float64(out[i])-float64(ref[i]), float64(naive)-float64(ref[i])
 		if math.IsNaN(d) {
 			p.errorf("element %d is %v, the reference has %v", i, out[i], ref[i])
 			return
 		}
 		errGot, errNaive, norm = errGot+d*d, errNaive+e*e, norm+float64(ref[i])*float64(ref[i])
 	}
-	if limit := 2*math.Sqrt(errNaive) + 4*unit*math.Sqrt(norm); !(math.Sqrt(errGot) <= limit) {
-		p.errorf("%d heads of %d, %d queries, %d keys: L2 error %.3g, allowed %.3g; a naive float32 loop has %.3g", heads, dim, queries, keys, math.Sqrt(errGot), limit, math.Sqrt(errNaive))
+	units := 4.0
+	if p.kind == kernels.F16 {
+		units = 2 * halfUnit / unit
+	}
+	if limit := 2*math.Sqrt(errNaive) + units*unit*math.Sqrt(norm); !(math.Sqrt(errGot) <= limit) {
+		p.errorf("%d heads of %d, %d queries, %d keys: L2 error %.3g, allowed %.3g; a naive loop has %.3g", heads, dim, queries, keys, math.Sqrt(errGot), limit, math.Sqrt(errNaive))
 	}
 }
 
@@ -447,7 +513,7 @@ func (p *pixels) moments() {
 	r := p.rng
 	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(100), 1 + r.IntN(100), 1 + r.IntN(40)}
 	mean := []float64{0, 1, 100, 1e4}[r.IntN(4)]
-	x := p.put(shape, p.normal(shape[0]*shape[1]*shape[2]*shape[3], 1, mean))
+	x := p.act(shape, p.normal(shape[0]*shape[1]*shape[2]*shape[3], 1, mean))
 	dst := p.put([4]int{shape[0], 1, 2, shape[3]}, nil)
 	p.b.Moments(dst.got, x.got)
 	p.untouched(x)
@@ -497,9 +563,9 @@ func (p *pixels) layerNorm() {
 	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(12), 1 + r.IntN(30), []int{1, 3, 16, 40, 67, 320, 1 + r.IntN(100)}[r.IntN(7)]}
 	mean := []float64{0, 1, 100}[r.IntN(3)]
 	c := shape[3]
-	src := p.put(shape, p.normal(shape[0]*shape[1]*shape[2]*c, 1, mean))
+	src := p.act(shape, p.normal(shape[0]*shape[1]*shape[2]*c, 1, mean))
 	gamma, beta := p.random([4]int{1, 1, 1, c}), p.random([4]int{1, 1, 1, c})
-	dst := p.put(shape, nil)
+	dst := p.act(shape, nil)
 	p.b.LayerNorm(&kernels.LayerNorm{Dst: dst.got, Src: src.got, Gamma: gamma.got, Beta: beta.got, Eps: 1e-5})
 	p.ref.LayerNorm(&kernels.LayerNorm{Dst: dst.want, Src: src.want, Gamma: gamma.want, Beta: beta.want, Eps: 1e-5})
 	p.untouched(src, gamma, beta)
@@ -516,8 +582,8 @@ func (p *pixels) geglu() {
 	r := p.rng
 	shape := [4]int{1 + r.IntN(2), 1 + r.IntN(12), 1 + r.IntN(30), 1 + r.IntN(70)}
 	n, c := shape[0]*shape[1]*shape[2], shape[3]
-	src := p.put([4]int{shape[0], shape[1], shape[2], 2 * c}, p.normal(2*n*c, []float64{0.1, 1, 4, 30}[r.IntN(4)], 0))
-	dst := p.put(shape, nil)
+	src := p.act([4]int{shape[0], shape[1], shape[2], 2 * c}, p.normal(2*n*c, []float64{0.1, 1, 4, 30}[r.IntN(4)], 0))
+	dst := p.act(shape, nil)
 	p.b.GEGLU(dst.got, src.got)
 	p.ref.GEGLU(dst.want, src.want)
 	p.untouched(src)
@@ -530,10 +596,13 @@ func (p *pixels) geglu() {
 
 func (p *pixels) resample() {
 	r := p.rng
-	s := kernels.Sampling(1 + r.IntN(2))
+	s := kernels.Sampling(r.IntN(3))
 	n, h, w, c := 1+r.IntN(2), 2*(1+r.IntN(20)), 2*(1+r.IntN(20)), 1+r.IntN(40)
-	src := p.random([4]int{n, h, w, c})
-	dst, moments := p.put([4]int{n, s.Size(h), s.Size(w), c}, nil), p.put([4]int{n, 1, 2, c}, nil)
+	src, kind := p.randomAct([4]int{n, h, w, c}), p.kind
+	if s == kernels.Same {
+		kind = kernels.Type(min(r.IntN(2), int(p.kind))) // a copy may be of another type
+	}
+	dst, moments := p.putOf(kind, [4]int{n, s.Size(h), s.Size(w), c}, nil), p.put([4]int{n, 1, 2, c}, nil)
 	p.b.Resample(dst.got, src.got, s, moments.got)
 	p.ref.Resample(dst.want, src.want, s, moments.want)
 	p.untouched(src)

@@ -1,0 +1,587 @@
+// Convolution of halves on tensor cores, with sums in F32:
+//
+//   dst[p][o] = sum over k of A[p][k] B[o][k],   k = (tap, channel), then the channels of the shortcut
+//
+// Two kernels read A in two ways, and share the end. Both work through k in steps of 32, whose rows of 64 bytes come to
+// shared memory by asynchronous copies, three steps deep, and from there to registers by ldmatrix. A row's four pieces of
+// 16 bytes are permuted (slot), so that the eight rows of a matrix lie in different banks.
+#include "device.cuh"
+
+constexpr int kStep = 32, kPieces = kStep / 8, kStages = 3;
+
+__device__ __forceinline__ int slot(int row, int piece) { return row * (kStep * 2) + ((piece ^ ((row >> 1) & 3)) << 4); }
+
+__device__ __forceinline__ float activation(int act, float v) {
+  if (act == ACT_SILU) return __fdividef(v, 1.f + __expf(-v));
+  if (act == ACT_TANH) return tanhf(v);
+  return v;
+}
+
+// What Residual adds at channels o and, where both is set, o+1 of pixel (y, x) of image n. pairs says that o is even and
+// halves can be read in pairs.
+__device__ __forceinline__ float2 residual_pair(const conv_half_args& a, int n, int y, int x, int o, bool both, bool pairs) {
+  float2 v = make_float2(0.f, 0.f);
+  if (a.rsampling == SAMPLE_DOWN2) {
+#pragma unroll 1
+    for (int i = 0; i < 4; i++) {
+      long long at = ((2ll * n * a.oh + 2 * y + (i >> 1)) * 2 * a.ow + 2 * x + (i & 1)) * a.cout + o;
+      v.x += 0.25f * load(a.residual, a.residual_half, at);
+      if (both) v.y += 0.25f * load(a.residual, a.residual_half, at + 1);
+    }
+    return v;
+  }
+  int up = a.rsampling == SAMPLE_UP2;
+  long long at = (((long long)n * (a.oh >> up) + (y >> up)) * (a.ow >> up) + (x >> up)) * a.cout + o;
+  if (a.residual_half && pairs) return unpack(*reinterpret_cast<const unsigned*>(static_cast<const half*>(a.residual) + at));
+  v.x = load(a.residual, a.residual_half, at);
+  if (both) v.y = load(a.residual, a.residual_half, at + 1);
+  return v;
+}
+
+// What is added at channel o whatever the pixel.
+__device__ __forceinline__ float channel_bias(const conv_half_args& a, int n, int o) {
+  float v = 0.f;
+  if (o >= a.cout) return v;
+  if (a.bias) v += a.bias[o];
+  if (a.skip_bias) v += a.skip_bias[o];
+  if (a.embed) v += a.embed[(a.embeds == 1 ? 0ll : (long long)n * a.cout) + o];
+  return v;
+}
+
+// Writes two channels of a result and returns them as they are stored.
+__device__ __forceinline__ float2 store_pair(const conv_half_args& a, long long at, float2 v, bool both) {
+  if (!a.dst_half) {
+    float* d = static_cast<float*>(a.dst) + at;
+    d[0] = v.x;
+    if (both) d[1] = v.y;
+    return v;
+  }
+  half* d = static_cast<half*>(a.dst) + at;
+  unsigned u = pack(v.x, v.y);
+  if (a.pairs) {
+    *reinterpret_cast<unsigned*>(d) = u;
+  } else {
+    d[0].bits = (unsigned short)u;
+    if (both) d[1].bits = (unsigned short)(u >> 16);
+  }
+  return unpack(u);
+}
+
+// The end of a tile of BM pixels x BN channels from channel o0 on, whose warp has rows wm and columns wn and following in
+// acc: what the epilogue adds, the result, and its moments. place(row, y, x) says where a row of the tile lies and whether
+// it is inside of the image; count rows are. Shared memory: [BM/WM][BN] floats.
+template <int BM, int BN, int WM, int WN, class Place>
+__device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[WM / 16][WN / 8][4], unsigned char* shared, int n, int split,
+                                         int o0, int wm, int wn, int count, Place place) {
+  constexpr int MI = WM / 16, NI = WN / 8;
+  int lane = threadIdx.x & 31, row0 = wm + (lane >> 2), col0 = wn + (lane & 3) * 2;
+  long long image = (long long)a.oh * a.ow;
+  float2 add[NI];
+#pragma unroll
+  for (int j = 0; j < NI; j++) {
+    int o = o0 + col0 + j * 8;
+    add[j] = a.splits > 1 ? make_float2(0.f, 0.f) : make_float2(channel_bias(a, n, o), channel_bias(a, n, o + 1));
+  }
+  unsigned inside = 0;  // a bit for each of this thread's rows
+#pragma unroll
+  for (int i = 0; i < MI; i++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      int y, x;
+      bool ok = place(row0 + i * 16 + e * 8, y, x);
+      if (ok) inside |= 1u << (2 * i + e);
+      long long p = (long long)y * a.ow + x;
+#pragma unroll
+      for (int j = 0; j < NI; j++) {
+        int o = o0 + col0 + j * 8;
+        float2 v = make_float2(acc[i][j][2 * e] + add[j].x, acc[i][j][2 * e + 1] + add[j].y);
+        bool both = o + 1 < a.cout;
+        if (!ok || o >= a.cout) {
+          v = make_float2(0.f, 0.f);
+        } else if (a.splits > 1) {
+          float* part = a.part + (((long long)split * a.n + n) * image + p) * a.cout + o;
+          part[0] = v.x;
+          if (both) part[1] = v.y;
+        } else {
+          if (a.residual) {
+            float2 r = residual_pair(a, n, y, x, o, both, a.pairs);
+            v.x += r.x;
+            v.y += r.y;
+          }
+          if (a.relu) {  // a NaN stays one
+            if (v.x < 0.f) v.x = 0.f;
+            if (v.y < 0.f) v.y = 0.f;
+          }
+          v = store_pair(a, (n * image + p) * a.cout + o, v, both);
+        }
+        acc[i][j][2 * e] = v.x;
+        acc[i][j][2 * e + 1] = v.y;
+      }
+    }
+  if (!a.tiles || a.splits > 1) return;
+
+  // Moments of the tile as it is stored: the mean, then the squared deviations from it.
+  float* sums = reinterpret_cast<float*>(shared);
+  float2 mean[NI];
+  float* out = a.tiles + ((long long)n * gridDim.x + blockIdx.x) * 3 * a.cout;
+#pragma unroll
+  for (int pass = 0; pass < 2; pass++) {
+    __syncthreads();  // shared memory is free
+#pragma unroll
+    for (int j = 0; j < NI; j++) {
+      float2 s = make_float2(0.f, 0.f);
+#pragma unroll
+      for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          float vx = acc[i][j][2 * e], vy = acc[i][j][2 * e + 1];
+          if (pass == 1) {
+            bool ok = inside >> (2 * i + e) & 1;
+            vx = ok ? (vx - mean[j].x) * (vx - mean[j].x) : 0.f;
+            vy = ok ? (vy - mean[j].y) * (vy - mean[j].y) : 0.f;
+          }
+          s.x += vx;
+          s.y += vy;
+        }
+#pragma unroll
+      for (int o = 4; o < 32; o <<= 1) {
+        s.x += __shfl_xor_sync(0xffffffffu, s.x, o);
+        s.y += __shfl_xor_sync(0xffffffffu, s.y, o);
+      }
+      if (lane < 4) {
+        sums[wm / WM * BN + col0 + j * 8] = s.x;
+        sums[wm / WM * BN + col0 + j * 8 + 1] = s.y;
+      }
+    }
+    __syncthreads();
+    if (pass == 0) {
+#pragma unroll
+      for (int j = 0; j < NI; j++) {
+        float2 s = make_float2(0.f, 0.f);
+        for (int w = 0; w < BM / WM; w++) {
+          s.x += sums[w * BN + col0 + j * 8];
+          s.y += sums[w * BN + col0 + j * 8 + 1];
+        }
+        mean[j] = make_float2(s.x / count, s.y / count);
+        if (wm == 0 && lane < 4) {
+          int o = o0 + col0 + j * 8;
+          if (o < a.cout) out[o] = mean[j].x;
+          if (o + 1 < a.cout) out[o + 1] = mean[j].y;
+        }
+      }
+    } else {
+      for (int c = threadIdx.x; c < BN; c += blockDim.x) {
+        if (o0 + c >= a.cout) continue;
+        float s = 0.f;
+        for (int w = 0; w < BM / WM; w++) s += sums[w * BN + c];
+        out[a.cout + o0 + c] = s;
+        out[2 * a.cout + o0 + c] = (float)count;
+      }
+    }
+  }
+}
+
+// One step of k for a warp, whose lanes bring the rows a_row(i) of A, and rows wn and following of B.
+template <int MI, int NI, class Row>
+__device__ __forceinline__ void conv_step(float (&acc)[MI][NI][4], const unsigned char* sa, const unsigned char* sb, int wn, Row a_row) {
+  int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int k = 0; k < kStep / 16; k++) {
+    unsigned a[MI][4], b[NI][2];
+#pragma unroll
+    for (int i = 0; i < MI; i++) ldmatrix_x4(a[i], sa + slot(a_row(i), k * 2 + (lane >> 4)));
+#pragma unroll
+    for (int j = 0; j < NI; j += 2) {
+      unsigned r[4];
+      ldmatrix_x4(r, sb + slot(wn + j * 8 + (lane & 7) + ((lane >> 4) << 3), k * 2 + ((lane >> 3) & 1)));
+      b[j][0] = r[0];
+      b[j][1] = r[1];
+      b[j + 1][0] = r[2];
+      b[j + 1][1] = r[3];
+    }
+    mma_tile(acc, a, b);
+  }
+}
+
+// Implicit GEMM over BM pixels, row by row through the image, x BN channels; blockIdx.z is image * splits + split. Every
+// tap reads its pixels again, so any size, stride and padding will do, 1x1 too; the source is as it is, or enlarged.
+// Shared memory: kStages of [BM][kStep] of A and [BN][kStep] of B, halves.
+template <int BM, int BN, int WM, int WN>
+__device__ __forceinline__ void conv_gemm(const conv_half_args& a) {
+  constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
+  constexpr int LOADS = BM / ROWS, STAGE = (BM + BN) * kStep * 2;
+  DYNAMIC_SHARED(shared);
+  int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
+  int n = blockIdx.z / a.splits, split = blockIdx.z % a.splits, o0 = blockIdx.y * BN;
+  int pixels = a.oh * a.ow, p0 = blockIdx.x * BM;
+  int uh = a.h << a.up, uw = a.w << a.up, cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1], taps = a.size * a.size, deep = taps * cin;
+  int steps = (deep + skip + kStep - 1) / kStep;
+  int first = (int)((long long)steps * split / a.splits), count = (int)((long long)steps * (split + 1) / a.splits) - first;
+
+  // This thread copies piece number piece of rows row0, row0 + ROWS, ...: of A at the window's corner (cy, cx).
+  int piece = tid % kPieces, row0 = tid / kPieces;
+  int cy[LOADS], cx[LOADS], pixel[LOADS];
+#pragma unroll
+  for (int i = 0; i < LOADS; i++) {
+    int p = p0 + row0 + i * ROWS;
+    pixel[i] = p < pixels ? p : -1;
+    cy[i] = p / a.ow * a.stride - a.pad;
+    cx[i] = p % a.ow * a.stride - a.pad;
+  }
+  int tap = taps, c = first * kStep + piece * 8 - deep;  // of the next step; after the taps c counts the shortcut's channels
+  if (c < 0) {
+    tap = (c + deep) / cin;
+    c = c + deep - tap * cin;
+  }
+  auto fetch = [&](int stage) {
+    unsigned char* sa = shared + stage * STAGE;
+    unsigned char* sb = sa + BM * kStep * 2;
+    bool kernel = tap < taps, valid = kernel || c < skip;
+    const half* s = kernel ? a.src[0] : a.skip[0];
+    int width = kernel ? a.c[0] : a.cs[0], cc = c;
+    if (cc >= width) {
+      cc -= width;
+      s = kernel ? a.src[1] : a.skip[1];
+      width = kernel ? a.c[1] : a.cs[1];
+    }
+    int ty = tap / a.size, tx = tap - ty * a.size;
+#pragma unroll
+    for (int i = 0; i < LOADS; i++) {
+      long long at = (long long)n * pixels + pixel[i];
+      bool ok = valid && pixel[i] >= 0;
+      if (kernel) {
+        int y = cy[i] + ty, x = cx[i] + tx;
+        ok = ok && (unsigned)y < (unsigned)uh && (unsigned)x < (unsigned)uw;
+        at = ((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up);
+      }
+      cp_async16(sa + slot(row0 + i * ROWS, piece), ok ? s + at * width + cc : a.weight, ok);
+    }
+    const half* weight = kernel ? a.weight + tap * cin + c : a.skip_weight + c;
+    int stride = kernel ? deep : skip;
+#pragma unroll
+    for (int r = 0; r < BN; r += ROWS) {
+      int row = r + row0;
+      if (BN % ROWS != 0 && row >= BN) break;
+      bool ok = valid && o0 + row < a.cout;
+      cp_async16(sb + slot(row, piece), ok ? weight + (long long)(o0 + row) * stride : a.weight, ok);
+    }
+    c += kStep;
+    while (tap < taps && c >= cin) {
+      c -= cin;
+      tap++;
+    }
+  };
+
+  float acc[WM / 16][WN / 8][4] = {};
+#pragma unroll
+  for (int s = 0; s < kStages - 1; s++) {
+    if (s < count) fetch(s);
+    cp_async_commit();
+  }
+  int stage = 0;
+  for (int step = 0; step < count; step++) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();  // this step's copies are there, and all warps are done with the step before, whose stage is filled again
+    if (step + kStages - 1 < count) fetch(stage == 0 ? kStages - 1 : stage - 1);
+    cp_async_commit();
+    const unsigned char* sa = shared + stage * STAGE;
+    conv_step(acc, sa, sa + BM * kStep * 2, wn, [&](int i) { return wm + i * 16 + (lane & 15); });
+    stage = stage == kStages - 1 ? 0 : stage + 1;
+  }
+  cp_async_wait<0>();
+  int rows = pixels - p0 < BM ? pixels - p0 : BM;
+  conv_end<BM, BN, WM, WN>(a, acc, shared, n, split, o0, wm, wn, rows, [&](int row, int& y, int& x) {
+    y = (p0 + row) / a.ow;
+    x = (p0 + row) % a.ow;
+    return row < rows;
+  });
+}
+
+// 3x3 convolution of stride 1 and padding 1 over TH x TW pixels, blockIdx.x counts them row by row: 32 channels of the tile
+// and of the pixels around it are copied once for all nine taps, and normalised and activated where they lie, so an
+// activation is computed (TH+2)(TW+2)/(TH TW) times a pixel and not nine times.
+// Shared memory: two times [(TH+2)(TW+2)][kStep] of A, kStages of [BN][kStep] of B, halves.
+template <int TH, int TW, int BN, int WM, int WN>
+__device__ __forceinline__ void conv_halo(const conv_half_args& a) {
+  constexpr int BM = TH * TW, HW = TW + 2, HALO = (TH + 2) * HW;
+  constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
+  constexpr int HALO_BYTES = (HALO * kStep * 2 + 127) / 128 * 128, B_BYTES = BN * kStep * 2;
+  DYNAMIC_SHARED(shared);
+  unsigned char* sb = shared + 2 * HALO_BYTES;
+  int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
+  int n = blockIdx.z / a.splits, split = blockIdx.z % a.splits, o0 = blockIdx.y * BN;
+  int across = (a.ow + TW - 1) / TW, y0 = (int)blockIdx.x / across * TH, x0 = (int)blockIdx.x % across * TW;
+  int cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1];
+  int piece = tid % kPieces, row0 = tid / kPieces;
+
+  auto inside = [&](int row, int& y, int& x) {
+    y = y0 - 1 + row / HW;
+    x = x0 - 1 + row % HW;
+    return (unsigned)y < (unsigned)a.oh && (unsigned)x < (unsigned)a.ow;
+  };
+  auto fetch_a = [&](int chunk) {
+    unsigned char* to = shared + (chunk & 1) * HALO_BYTES;
+    int c = chunk * kStep + piece * 8, width = a.c[0];
+    bool valid = c < cin;
+    const half* s = a.src[0];
+    if (c >= width) {
+      c -= width;
+      s = a.src[1];
+      width = a.c[1];
+    }
+#pragma unroll 1
+    for (int row = row0; row < HALO; row += ROWS) {
+      int y, x;
+      bool ok = inside(row, y, x) && valid;
+      cp_async16(to + slot(row, piece), ok ? s + (((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up)) * width + c : a.weight, ok);
+    }
+  };
+  // A thread activates what it copied itself, so its own waiting is enough.
+  auto activate = [&](int chunk) {
+    int c = chunk * kStep + piece * 8;
+    if (c >= cin) return;
+    unsigned char* at = shared + (chunk & 1) * HALO_BYTES;
+#pragma unroll 1
+    for (int part = 0; part < 2; part++, c += 4, at += 8) {  // four channels at a time: registers are few
+      float scale[4], offset[4];
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        scale[e] = a.affine ? a.affine[2ll * n * cin + c + e] : 1.f;
+        offset[e] = a.affine ? a.affine[(2ll * n + 1) * cin + c + e] : 0.f;
+      }
+#pragma unroll 1
+      for (int row = row0; row < HALO; row += ROWS) {
+        int y, x;
+        if (!inside(row, y, x)) continue;  // padding stays zero
+        uint2* p = reinterpret_cast<uint2*>(at + slot(row, piece));
+        float2 f = unpack(p->x), g = unpack(p->y);
+        f.x = activation(a.act, fmaf(scale[0], f.x, offset[0]));
+        f.y = activation(a.act, fmaf(scale[1], f.y, offset[1]));
+        g.x = activation(a.act, fmaf(scale[2], g.x, offset[2]));
+        g.y = activation(a.act, fmaf(scale[3], g.y, offset[3]));
+        *p = make_uint2(pack(f.x, f.y), pack(g.x, g.y));
+      }
+    }
+  };
+  auto fetch_b = [&](unsigned char* to, const half* weight, int stride, bool valid) {
+#pragma unroll 1
+    for (int row = row0; row < BN; row += ROWS) {  // rolled: registers are few
+      bool ok = valid && o0 + row < a.cout;
+      cp_async16(to + slot(row, piece), ok ? weight + (long long)(o0 + row) * stride : a.weight, ok);
+    }
+  };
+
+  float acc[WM / 16][WN / 8][4] = {};
+  int chunks = (cin + kStep - 1) / kStep;
+  int first = (int)((long long)chunks * split / a.splits), steps = ((int)((long long)chunks * (split + 1) / a.splits) - first) * 9;
+  int next_chunk = first, next_tap = 0;  // of the next copy of B
+  auto fetch_next = [&](int stage) {
+    int c = next_chunk * kStep + piece * 8;
+    fetch_b(sb + stage * B_BYTES, a.weight + next_tap * cin + c, 9 * cin, c < cin);
+    if (++next_tap == 9) {
+      next_tap = 0;
+      next_chunk++;
+    }
+  };
+  bool prologue = a.affine || a.act != ACT_IDENTITY;
+  if (steps > 0) fetch_a(first);
+#pragma unroll
+  for (int s = 0; s < kStages - 1; s++) {
+    if (s < steps) fetch_next(s);
+    cp_async_commit();
+  }
+  int chunk = first, tap = 0, stage = 0;
+  for (int step = 0; step < steps; step++) {
+    cp_async_wait<kStages - 2>();  // A came at least as early
+    if (tap == 0 && prologue) activate(chunk);
+    __syncthreads();  // all warps are done with the step before: the stage that it used and the chunk before are free
+    if (tap == 0 && step + 9 < steps) fetch_a(chunk + 1);
+    if (step + kStages - 1 < steps) fetch_next(stage == 0 ? kStages - 1 : stage - 1);
+    cp_async_commit();
+    int shift = tap / 3 * HW + tap % 3;
+    conv_step(acc, shared + (chunk & 1) * HALO_BYTES, sb + stage * B_BYTES, wn, [&](int i) {
+      int row = wm + i * 16 + (lane & 15);
+      return row / TW * HW + row % TW + shift;
+    });
+    stage = stage == kStages - 1 ? 0 : stage + 1;
+    if (++tap == 9) {
+      tap = 0;
+      chunk++;
+    }
+  }
+
+  // The shortcut: 32 channels of the tile itself at a time, two steps deep.
+  int skips = (skip + kStep - 1) / kStep, from = (int)((long long)skips * split / a.splits), to = (int)((long long)skips * (split + 1) / a.splits);
+  auto fetch_skip = [&](int s) {
+    unsigned char* at = shared + (s & 1) * HALO_BYTES;
+    int c = s * kStep + piece * 8, width = a.cs[0], cc = c;
+    bool valid = c < skip;
+    const half* src = a.skip[0];
+    if (cc >= width) {
+      cc -= width;
+      src = a.skip[1];
+      width = a.cs[1];
+    }
+#pragma unroll 1
+    for (int row = row0; row < BM; row += ROWS) {
+      int y = y0 + row / TW, x = x0 + row % TW;
+      bool ok = valid && y < a.oh && x < a.ow;
+      cp_async16(at + slot(row, piece), ok ? src + (((long long)n * a.oh + y) * a.ow + x) * width + cc : a.weight, ok);
+    }
+    fetch_b(sb + (s & 1) * B_BYTES, a.skip_weight + c, skip, valid);
+    cp_async_commit();
+  };
+  cp_async_wait<0>();
+  __syncthreads();
+  if (from < to) fetch_skip(from);
+  for (int s = from; s < to; s++) {
+    if (s + 1 < to) fetch_skip(s + 1);
+    else cp_async_commit();
+    cp_async_wait<1>();
+    __syncthreads();
+    conv_step(acc, shared + (s & 1) * HALO_BYTES, sb + (s & 1) * B_BYTES, wn, [&](int i) { return wm + i * 16 + (lane & 15); });
+    __syncthreads();
+  }
+  cp_async_wait<0>();
+  int th = a.oh - y0 < TH ? a.oh - y0 : TH, tw = a.ow - x0 < TW ? a.ow - x0 : TW;
+  conv_end<BM, BN, WM, WN>(a, acc, shared, n, split, o0, wm, wn, th * tw, [&](int row, int& y, int& x) {
+    y = y0 + row / TW;
+    x = x0 + row % TW;
+    return row / TW < th && row % TW < tw;
+  });
+}
+
+#define CONV_GEMM(name, BM, BN, WM, WN)                                                            \
+  KERNEL(name, conv_half_args, 32 * (BM / WM) * (BN / WN)) { conv_gemm<BM, BN, WM, WN>(a); }       \
+  KERNEL_EXPORT(name)
+
+CONV_GEMM(conv_gemm_f16_128x128, 128, 128, 64, 32)  // 256 threads, 48 KB
+CONV_GEMM(conv_gemm_f16_128x64, 128, 64, 64, 32)    // 128 threads, 36 KB
+CONV_GEMM(conv_gemm_f16_64x64, 64, 64, 32, 32)      // 128 threads, 24 KB
+CONV_GEMM(conv_gemm_f16_64x32, 64, 32, 32, 16)      // 128 threads, 18 KB
+CONV_GEMM(conv_gemm_f16_128x16, 128, 16, 32, 16)    // 128 threads, 27 KB: few output channels
+
+#define CONV_HALO(name, TH, TW, BN, WM, WN)                                                        \
+  KERNEL(name, conv_half_args, 32 * (TH * TW / WM) * (BN / WN)) { conv_halo<TH, TW, BN, WM, WN>(a); } \
+  KERNEL_EXPORT(name)
+
+CONV_HALO(conv_halo_f16_8x16x128, 8, 16, 128, 64, 32)  // 256 threads, 46.5 KB
+CONV_HALO(conv_halo_f16_8x16x64, 8, 16, 64, 64, 32)    // 128 threads, 34.5 KB
+CONV_HALO(conv_halo_f16_8x8x64, 8, 8, 64, 32, 32)      // 128 threads, 24.5 KB
+CONV_HALO(conv_halo_f16_8x16x16, 8, 16, 16, 32, 16)    // 128 threads, 25.5 KB
+
+constexpr int kBandRows = 64;  // pixels of a block of conv_join_f16
+
+// The end of a convolution that was split along k: the parts are summed in their order. A block is 32 channels x 8 pixels
+// and takes kBandRows pixels of image blockIdx.z, which are the tiles of the moments. Shared memory: [8][32] floats.
+KERNEL(conv_join_f16, conv_half_args, 256) {
+  DYNAMIC_SHARED(shared);
+  float* sums = reinterpret_cast<float*>(shared);
+  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, o = blockIdx.y * 32 + lane, n = blockIdx.z;
+  int pixels = a.oh * a.ow, p0 = blockIdx.x * kBandRows, count = pixels - p0 < kBandRows ? pixels - p0 : kBandRows;
+  float v[kBandRows / 8], add = channel_bias(a, n, o);
+#pragma unroll
+  for (int i = 0; i < kBandRows / 8; i++) {
+    v[i] = 0.f;
+    if (row + 8 * i >= count || o >= a.cout) continue;
+    int p = p0 + row + 8 * i;
+    long long at = ((long long)n * pixels + p) * a.cout + o, part = (long long)a.n * pixels * a.cout;
+    for (int s = 0; s < a.splits; s++) v[i] += a.part[s * part + at];
+    v[i] += add;
+    if (a.residual) v[i] += residual_pair(a, n, p / a.ow, p % a.ow, o, false, false).x;
+    if (a.relu && v[i] < 0.f) v[i] = 0.f;  // a NaN stays one
+    store(a.dst, a.dst_half, at, v[i]);
+    if (a.dst_half) v[i] = to_float(to_half(v[i]));
+  }
+  if (!a.tiles) return;
+  float mean = 0.f;
+#pragma unroll
+  for (int pass = 0; pass < 2; pass++) {
+    float sum = 0.f;
+#pragma unroll
+    for (int i = 0; i < kBandRows / 8; i++)
+      if (row + 8 * i < count) sum += pass == 0 ? v[i] : (v[i] - mean) * (v[i] - mean);
+    __syncthreads();  // shared memory is free
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    sum = 0.f;
+    for (int r = 0; r < 8; r++) sum += sums[r * 32 + lane];
+    if (pass == 0) mean = sum / count;
+    if (row == 0 && o < a.cout) {
+      float* out = a.tiles + ((long long)n * gridDim.x + blockIdx.x) * 3 * a.cout + o;
+      if (pass == 0) {
+        out[0] = mean;
+      } else {
+        out[a.cout] = sum;
+        out[2 * a.cout] = (float)count;
+      }
+    }
+  }
+}
+KERNEL_EXPORT(conv_join_f16)
+
+// Moments of images from those of their tiles, in F64. A block is 32 channels x 16 rows, which take every 16th tile.
+// Shared memory: [4][16][32] doubles.
+KERNEL(conv_moments_f16, tiles_args, 512) {
+  DYNAMIC_SHARED(shared);
+  double* part = reinterpret_cast<double*>(shared);
+  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = blockIdx.x * 32 + lane, n = blockIdx.y;
+  double sum[4] = {0, 0, 0, 0};  // pixels, pixels * mean, pixels * mean^2, deviations
+  if (c < a.c) {
+    for (int t = row; t < a.count; t += 16) {
+      const float* tile = a.tiles + ((long long)n * a.count + t) * 3 * a.c + c;
+      double mean = tile[0], count = tile[2 * a.c];
+      sum[0] += count;
+      sum[1] += count * mean;
+      sum[2] += count * mean * mean;
+      sum[3] += tile[a.c];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; i++) part[(i * 16 + row) * 32 + lane] = sum[i];
+  __syncthreads();
+  if (row != 0 || c >= a.c) return;
+  for (int r = 1; r < 16; r++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[i] += part[(i * 16 + r) * 32 + lane];
+  double dev = sum[3] + (sum[2] - sum[1] * sum[1] / sum[0]);
+  a.dst[2ll * n * a.c + c] = (float)(sum[1] / sum[0]);
+  a.dst[(2ll * n + 1) * a.c + c] = dev < 0 ? 0.f : (float)dev;
+}
+KERNEL_EXPORT(conv_moments_f16)
+
+// Channel c of pixel (y, x) of image n, normalised and activated.
+__device__ __forceinline__ float input_value(const conv_input_args& a, int n, int y, int x, int c) {
+  int cin = a.c[0] + a.c[1];
+  long long pixel = ((long long)n * a.h + y) * a.w + x;
+  float v = c < a.c[0] ? load(a.src[0], a.halves[0], pixel * a.c[0] + c) : load(a.src[1], a.halves[1], pixel * a.c[1] + c - a.c[0]);
+  if (a.affine) v = fmaf(a.affine[2ll * n * cin + c], v, a.affine[(2ll * n + 1) * cin + c]);
+  return activation(a.act, v);
+}
+
+// What a convolution reads, made beforehand where it cannot read the sources as they are: floats, channels that are no
+// multiples of 8, means of 2x2 pixels, normalised inputs of 1x1 convolutions. A thread for 8 channels of a pixel; those
+// beyond the sources' are zero.
+KERNEL(conv_input_f16, conv_input_args, 256) {
+  long long i = thread_index();
+  if (i >= a.count) return;
+  int groups = a.cp / 8, c = (int)(i % groups) * 8, cin = a.c[0] + a.c[1];
+  long long p = i / groups;
+  int x = (int)(p % a.uw), y = (int)(p / a.uw % a.uh), n = (int)(p / a.uw / a.uh);
+  float v[8];
+  if (a.sampling == SAMPLE_DOWN2) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) v[e] = 0.f;
+#pragma unroll 1
+    for (int q = 0; q < 4; q++)
+#pragma unroll
+      for (int e = 0; e < 8; e++)
+        if (c + e < cin) v[e] += 0.25f * input_value(a, n, 2 * y + (q >> 1), 2 * x + (q & 1), c + e);
+  } else {
+    int up = a.sampling == SAMPLE_UP2;
+#pragma unroll
+    for (int e = 0; e < 8; e++) v[e] = c + e < cin ? input_value(a, n, y >> up, x >> up, c + e) : 0.f;
+  }
+  *reinterpret_cast<uint4*>(a.dst + i * 8) = make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
+}
+KERNEL_EXPORT(conv_input_f16)

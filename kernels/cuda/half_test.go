@@ -1,0 +1,105 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/kerneltest"
+)
+
+// TestTiles: every tile gives the same results, within the suite's bounds, whatever the number of parts that its sums are
+// cut into, more than there are steps included.
+func TestTiles(t *testing.T) {
+	b := openBackend(t)
+	defer b.Close()
+	for _, tile := range append(gemmTiles[:len(gemmTiles):len(gemmTiles)], haloTiles...) {
+		for _, splits := range []int{1, 3, 16} {
+			t.Run(fmt.Sprintf("%s/%d", tile.name, splits), func(t *testing.T) {
+				b.force = chosen{tile, splits}
+				kerneltest.HalfConv(t, b, 6)
+			})
+		}
+	}
+	require.NoError(t, b.Sync())
+}
+
+// TestChoice: shapes of real networks get blocks enough for the device, and no part of a sum is short.
+func TestChoice(t *testing.T) {
+	for _, c := range []struct {
+		size, channels, in int
+		halo               bool
+		tile               string
+		splits             int
+	}{
+		{256, 128, 128, true, "conv_halo_f16_8x16x128", 1},
+		{128, 256, 256, true, "conv_halo_f16_8x16x128", 1},
+		{64, 256, 256, true, "conv_halo_f16_8x16x64", 1},
+		{32, 512, 512, true, "conv_halo_f16_8x8x64", 1},
+		{16, 512, 512, true, "conv_halo_f16_8x8x64", 4},
+		{8, 512, 512, true, "conv_halo_f16_8x8x64", 16},
+		{256, 3, 128, true, "conv_halo_f16_8x16x16", 1},
+		{128, 128, 128, false, "conv_gemm_f16_128x128", 1},
+		{16, 512, 512, false, "conv_gemm_f16_64x32", 2},
+		{8, 32, 32, false, "conv_gemm_f16_64x32", 1},
+	} {
+		tiles := gemmTiles
+		if c.halo {
+			tiles = haloTiles
+		}
+		steps := 9 * blocks(c.in, 32)
+		got := choose(tiles, c.size, c.size, c.channels, steps)
+		require.Equal(t, fmt.Sprint(c.tile, c.splits), fmt.Sprint(got.tile.name, got.splits), "%+v", c)
+	}
+	for _, tile := range append(gemmTiles[:len(gemmTiles):len(gemmTiles)], haloTiles...) {
+		require.LessOrEqual(t, tile.shared, sharedLimit, tile.name)
+	}
+	for dim := 8; dim <= 512; dim += 8 {
+		_, _, shared := flash(dim)
+		require.LessOrEqual(t, shared, sharedLimit)
+	}
+}
+
+// TestLongAttention: more keys than the suite has, against the plain kernel, and scores far from each other.
+func TestLongAttention(t *testing.T) {
+	b := openBackend(t)
+	defer b.Close()
+	queries, keys := 70, 1100
+	if testing.Short() {
+		keys = 300
+	}
+	for _, dim := range []int{40, 128, 200, 512} {
+		view := func(pixels, c int, kind kernels.Type) kernels.View {
+			buf, err := b.Alloc(kind.Room(pixels * c))
+			require.NoError(t, err)
+			return kernels.View{Buf: buf, N: 1, H: 1, W: pixels, C: c, Type: kind}
+		}
+		run := func(kind kernels.Type) []float32 {
+			q, k, v, dst := view(queries, dim, kind), view(keys, dim, kind), view(keys, dim, kind), view(queries, dim, kind)
+			for i, w := range []kernels.View{q, k, v} {
+				data := make([]float32, w.Len())
+				for j := range data {
+					data[j] = float32(math.Round(64*math.Sin(float64(j*(i+3)+j*j%97)))) / 32 // exact in F16
+				}
+				b.Upload(w, data)
+			}
+			b.Attention(&kernels.Attention{Dst: dst, Q: kernels.Heads{View: q}, K: kernels.Heads{View: k}, V: kernels.Heads{View: v},
+				Heads: 1, Dim: dim, Scale: float32(1 / math.Sqrt(float64(dim)))})
+			out := make([]float32, dst.Len())
+			require.NoError(t, b.Download(out, dst))
+			return out
+		}
+		got, want := run(kernels.F16), run(kernels.F32)
+		var off, norm float64
+		for i := range want {
+			d := float64(got[i] - want[i])
+			off, norm = off+d*d, norm+float64(want[i])*float64(want[i])
+		}
+		require.LessOrEqual(t, math.Sqrt(off), 0x1p-10*math.Sqrt(norm), "heads of %d: probabilities and results are rounded to F16 once", dim)
+	}
+}
