@@ -59,7 +59,8 @@ type Backend interface {
 // Forker is a Backend that others can share prepared weights with.
 type Forker interface {
 	// Fork opens a backend of its own memory and threads (0: as many as this one has), which reads this one's buffers and
-	// uses what was prepared on this one. Both run at the same time as long as neither writes what the other reads.
+	// uses what was prepared on this one. Both run at the same time as long as neither writes what the other reads; where one
+	// is to read what operations of the other make, the other's Sync comes in between.
 	// What this backend owns is released when it and all of its forks are closed, in whatever order.
 	Fork(threads int) (Backend, error)
 }

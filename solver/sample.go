@@ -56,7 +56,7 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 	}
 	if s.K1 > 0 {
 		first := s
-		first.P, first.First = 0, s.First+warmImage
+		first.P, first.First = 0, warmImage // whichever part of the samples this is
 		first.Progress = report(0)
 		first.Final, first.Keep = false, false
 		if warm, err = Spin(ctx, p, den, first); warm == nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/profile"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 )
@@ -28,6 +29,8 @@ type benchReport struct {
 	MsMin   float64   `json:"ms_min"`
 	PeakRSS int       `json:"peak_rss_mb,omitempty"`
 
+	Launches int `json:"launches,omitempty"` // of kernels by a call, on a GPU
+
 	Memory memoryReport `json:"memory"`
 
 	Profile *profile.Report `json:"profile,omitempty"` // with --layers
@@ -38,7 +41,7 @@ func newBench() *cobra.Command {
 	var memory memoryFlag
 	var model string
 	var size, batch, runs int
-	var asJSON, layers bool
+	var asJSON, layers, eager bool
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Time one denoiser call, or one decoding of latents",
@@ -48,7 +51,8 @@ algorithm computes them. Decoders get latents as they are: none is
 looked up in a code book, which other programs' decoders do not do either. Their --size is that of the picture that comes out.
 
 --layers adds a table of the layers in the network's order, each with the least time of its calls, so that they add up to
-less than one call of the network, and a table of the kinds of layers. Both tell GFLOP/s and GB/s (inputs, weights and
+less than one call of the network, and a table of the kinds of layers. On a GPU its own clock tells the times, and the calls are
+told to it operation by operation; without --layers it replays a recorded call. Both tell GFLOP/s and GB/s (inputs, weights and
 results, each moved once) and their shares of what the machine was measured to do at most: an algorithm that saves
 operations can exceed the former, data that stay in the caches the latter.`,
 		Example: `  spin-native bench
@@ -73,9 +77,6 @@ operations can exceed the former, data that stay in the caches the latter.`,
 				return err
 			}
 			defer d.Close()
-			if layers && dev.own() {
-				return usagef("--layers: layers of --device %s run while the program goes on, and cannot be timed one by one yet", dev.device)
-			}
 			plan, err := memory.plan(dev, s.tilings(size, size), batch, size, size, 0, func(t nn.Tiling) (dryrun.Cost, error) {
 				return s.cost(dev.options(), t, batch, size, size)
 			})
@@ -94,8 +95,10 @@ operations can exceed the former, data that stay in the caches the latter.`,
 			if layers {
 				p = profile.New(inner)
 				d = tensor.NewDevice(p) // the first one still closes the backend
+			} else if eager {
+				d = tensor.NewDevice(struct{ kernels.Backend }{inner}) // which hides that it is a kernels.Recorder
 			}
-			if err := r.time(c, d, s, plan.tiling, runs, p); err != nil {
+			if err := r.time(c, d, inner, s, plan.tiling, runs, p); err != nil {
 				return err
 			}
 			r.PeakRSS = peakRSS() // before the arrays that the memory is measured with
@@ -136,12 +139,13 @@ operations can exceed the former, data that stay in the caches the latter.`,
 	c.Flags().IntVar(&batch, "batch", 1, "pictures at a time")
 	c.Flags().IntVar(&runs, "runs", 5, "calls that are timed")
 	c.Flags().BoolVar(&layers, "layers", false, "time every layer as well")
+	c.Flags().BoolVar(&eager, "eager", false, "tell a GPU every operation of every call; do not replay a recorded one")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object on standard output")
 	return c
 }
 
-// time runs s on d, which p measures if it is given.
-func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, t nn.Tiling, runs int, p *profile.Backend) (err error) {
+// time runs s on d, whose backend is inner or one around it; p measures if it is given.
+func (r *benchReport) time(c *cobra.Command, d *tensor.Device, inner kernels.Backend, s subject, t nn.Tiling, runs int, p *profile.Backend) (err error) {
 	defer tensor.Catch(&err)
 	trace := func(string, *tensor.Tensor) {}
 	if p != nil {
@@ -158,6 +162,11 @@ func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, t nn.T
 		if p != nil && i > 0 {
 			p.Next()
 		}
+		counter, _ := inner.(interface{ Launches() int })
+		before := 0
+		if counter != nil {
+			before = counter.Launches()
+		}
 		start := time.Now()
 		out, err := call()
 		if err != nil {
@@ -169,6 +178,9 @@ func (r *benchReport) time(c *cobra.Command, d *tensor.Device, s subject, t nn.T
 		}
 		ms := float64(time.Since(start).Microseconds()) / 1e3
 		if i == 0 {
+			if counter != nil {
+				r.Launches = counter.Launches() - before
+			}
 			continue
 		}
 		r.Ms = append(r.Ms, ms)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,12 +49,81 @@ func TestCUDA(t *testing.T) {
 	for i, v := range want.Pix {
 		require.InDelta(t, v, img.Pix[i], 4.1/255)
 	}
-	code, _, errs := spin(t, "bench", "--layers", "--device", "cuda", "--size", "16")
-	require.Equal(t, 2, code)
-	require.Contains(t, errs, "--layers")
+	var r benchReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "bench", "--layers", "--device", "cuda", "--size", "16", "--runs", "2", "--json")), &r))
+	require.NotEmpty(t, r.Profile.Layers)
+	for _, l := range r.Profile.Layers {
+		require.Positive(t, l.Ms, l.Op)
+	}
 	for _, brief := range []string{"--half-weights", "--dtype=bf16"} {
-		code, _, errs = spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", brief, "--device", "cuda", "-o", filepath.Join(dir, "brief.png"), pic)
+		code, _, errs := spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", brief, "--device", "cuda", "-o", filepath.Join(dir, "brief.png"), pic)
 		require.Equal(t, 2, code)
 		require.Contains(t, errs, strings.ReplaceAll(brief, "=", " "))
+	}
+}
+
+// TestCUDAMemory: samples that do not fit side by side are made in parts, with the same noise; what does not fit at all is an
+// error with the figures.
+func TestCUDAMemory(t *testing.T) {
+	if info, err := cuda.Devices(); err != nil || !strings.Contains(info[0].Name, "emulation") {
+		t.Skip("needs the emulated device, whose memory can be as small as a test wants")
+	}
+	prior, dir := tinyPrior(t, nil), t.TempDir()
+	pic := picture(t, dir, 32, 32)
+	run := func(memory, name string) (int, string) {
+		t.Setenv("CUEMU_MEMORY", memory)
+		code, _, errs := spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", "--steps", "2", "--samples", "3", "--device", "cuda",
+			"--force", "-o", filepath.Join(dir, name+".png"), pic)
+		return code, errs
+	}
+	code, errs := run("4000000000", "whole")
+	require.Zero(t, code, errs)
+	require.Empty(t, errs)
+	parts := false
+	for memory := 8 << 20; memory > 1<<18; memory = memory * 3 / 4 {
+		code, errs = run(strconv.Itoa(memory), "parts")
+		if code != 0 {
+			break
+		}
+		if errs == "" {
+			continue
+		}
+		parts = true
+		require.Contains(t, errs, "3 samples at a time do not fit")
+		for i := 1; i <= 3; i++ {
+			want, err := imagefile.Read(filepath.Join(dir, fmt.Sprintf("whole-%d.png", i)), imagefile.Limits{})
+			require.NoError(t, err)
+			got, err := imagefile.Read(filepath.Join(dir, fmt.Sprintf("parts-%d.png", i)), imagefile.Limits{})
+			require.NoError(t, err)
+			require.Equal(t, want.Pix, got.Pix)
+		}
+	}
+	require.True(t, parts, errs)
+	require.Equal(t, 1, code)
+	require.Regexp(t, `MB needed, .* of the device's .* MB are free`, errs)
+}
+
+// TestCUDADrivers: one program serves machines without a driver, with a driver and no device, and with both. Each is another
+// process, as a process asks once.
+func TestCUDADrivers(t *testing.T) {
+	library := os.Getenv(lazycuda.Library)
+	if _, err := cuda.Devices(); err != nil || library == "" {
+		t.Skip("needs the emulated device")
+	}
+	for name, c := range map[string]struct {
+		env  []string
+		says string
+	}{
+		"no driver": {[]string{lazycuda.Library + "=/nonexistent/libcuda.so.1"}, "no CUDA device: no NVIDIA driver here: /nonexistent/libcuda.so.1 cannot be opened"},
+		"no device": {[]string{"CUEMU_NO_DEVICE=1"}, "no CUDA device: the NVIDIA driver sees no device"},
+		"a device":  {nil, "--- PASS: TestCUDA"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestCUDA$", "-test.v")
+			cmd.Env = append(os.Environ(), c.env...)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+			require.Contains(t, string(out), c.says)
+		})
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -14,6 +15,7 @@ import (
 	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/sheet"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
 )
@@ -182,7 +184,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { d.Close() }()
 
 	m, pic, err := f.measurement(c, d, input, measured)
 	if err == nil && f.auto {
@@ -204,24 +206,23 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
 		}
 	}
-	p, err := f.load(d, f.samples, h, w, func(d *tensor.Device, p *prior) error {
-		_, err := solve(c.Context(), d, p, m, min(calls, rehearsed), f.samples, f.seed, nil)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if len(p.guesses) > 0 && !f.quiet {
-		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s does not tell everything; guessed: %s; name its model with --prior-preset if that is wrong\n", f.prior.path, strings.Join(p.guesses, "; "))
-	}
-	for _, n := range p.notes {
-		if !f.quiet {
-			fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s: %s\n", f.prior.path, n)
+	var p *prior
+	var s *solution
+	for n := f.samples; ; n = (n + 1) / 2 {
+		p, s, err = f.reconstruct(c, d, m, calls, n)
+		if n == 1 || !f.own() || !errors.Is(err, kernels.ErrOutOfMemory) {
+			break
 		}
+		if !f.quiet {
+			fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %d samples at a time do not fit, %d are tried: %v\n", n, (n+1)/2, err)
+		}
+		fresh, err := f.open(c) // all that was loaded goes with the other one
+		if err != nil {
+			return err
+		}
+		d.Close()
+		d = fresh
 	}
-	progress, done := watch(c.ErrOrStderr(), f.quiet, f.task)
-	s, err := solve(c.Context(), d, p, m, calls, f.samples, f.seed, progress)
-	done()
 	if err != nil {
 		return err
 	}
@@ -325,6 +326,29 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		report.print(c.OutOrStdout(), m, p.memory)
 	}
 	return nil
+}
+
+// reconstruct loads the prior and makes all samples, n at a time.
+func (f *reconstructFlags) reconstruct(c *cobra.Command, d *tensor.Device, m *solver.Measurement, calls, n int) (*prior, *solution, error) {
+	p, err := f.load(d, n, m.Image[1], m.Image[2], func(d *tensor.Device, p *prior) error {
+		_, err := solvePart(c.Context(), d, p, m, min(calls, rehearsed), part{0, n, f.samples}, f.seed, nil)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(p.guesses) > 0 && !f.quiet {
+		fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s does not tell everything; guessed: %s; name its model with --prior-preset if that is wrong\n", f.prior.path, strings.Join(p.guesses, "; "))
+	}
+	for _, note := range p.notes {
+		if !f.quiet {
+			fmt.Fprintf(c.ErrOrStderr(), "spin-native: note: %s: %s\n", f.prior.path, note)
+		}
+	}
+	progress, done := watch(c.ErrOrStderr(), f.quiet, f.task)
+	defer done()
+	s, err := solveAll(c.Context(), d, p, m, calls, f.samples, n, f.seed, progress)
+	return p, s, err
 }
 
 func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) {

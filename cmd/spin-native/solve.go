@@ -107,10 +107,57 @@ type solution struct {
 	task     solver.Task
 }
 
-// solve reconstructs n pictures from one measurement, the first being number first of the seed.
-func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls, n int, seed uint64, progress func(solver.Progress)) (s *solution, err error) {
+// add appends the pictures of another part of the same reconstruction.
+func (s *solution) add(t *solution) {
+	s.images = append(s.images, t.images...)
+	r, o := s.result, t.result
+	r.Residual, r.Certificates = append(r.Residual, o.Residual...), append(r.Certificates, o.Certificates...)
+	r.Calls, r.Corrections, r.OperatorCalls = r.Calls+o.Calls, r.Corrections+o.Corrections, r.OperatorCalls+o.OperatorCalls
+	r.Encodes, r.Decodes = r.Encodes+o.Encodes, r.Decodes+o.Decodes
+	for _, d := range [][2]*time.Duration{
+		{&r.Elapsed, &o.Elapsed}, {&r.Denoising, &o.Denoising}, {&r.Correcting, &o.Correcting}, {&r.Encoding, &o.Encoding}, {&r.Decoding, &o.Decoding},
+	} {
+		*d[0] += *d[1]
+	}
+}
+
+// solveAll reconstructs n samples of one measurement, so many at a time.
+func solveAll(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls, n, atATime int, seed uint64, progress func(solver.Progress)) (s *solution, err error) {
+	for first := 0; first < n; first += atATime {
+		now := progress
+		if now != nil && atATime < n {
+			parts := (n + atATime - 1) / atATime
+			now = func(q solver.Progress) {
+				q.Step, q.Total = q.Step+first/atATime*q.Total, parts*q.Total
+				progress(q)
+			}
+		}
+		t, err := solvePart(ctx, d, p, m, calls, part{first, min(atATime, n-first), n}, seed, now)
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			s = t
+		} else {
+			s.add(t)
+		}
+	}
+	return s, nil
+}
+
+// part says which of all the samples of a measurement are made together: n of them from number first on.
+type part struct{ first, n, all int }
+
+// solve reconstructs n samples of one measurement together.
+func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls, n int, seed uint64, progress func(solver.Progress)) (*solution, error) {
+	return solvePart(ctx, d, p, m, calls, part{0, n, n}, seed, progress)
+}
+
+// solvePart reconstructs part of them.
+func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measurement, calls int, of part, seed uint64, progress func(solver.Progress)) (s *solution, err error) {
 	defer tensor.Catch(&err)
 	defer d.Tidy()()
+	n := of.n
 	problem, err := m.Problem(d)
 	if err != nil {
 		return nil, err
@@ -133,14 +180,14 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 	if settings.Calls = calls; p.restarts > 0 {
 		settings.Restarts = p.restarts
 	}
-	settings.Seed, settings.Noise, settings.Progress = seed, p.noise, progress
+	settings.Seed, settings.First, settings.Noise, settings.Progress = seed, of.first, p.noise, progress
 	p.tuning.apply(&settings)
 	by := p.tuning.by()
 	if p.stage != nil && !by.latent {
 		return nil, usagef("--method %s works on pictures, and this prior on latents: use --method spin", by.name)
 	}
 	var res *solver.Result
-	if n > 1 && !p.trust.independent && by == methods[0] {
+	if of.all > 1 && !p.trust.independent && by == methods[0] {
 		res, err = solver.Sample(ctx, problem, p.den, settings, n)
 	} else {
 		many := problem
@@ -171,7 +218,7 @@ func solve(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measuremen
 			averageChannels(s.images[i])
 		}
 	}
-	if p.trust.wantsMap(n) {
+	if of.first == 0 && p.trust.wantsMap(of.all) {
 		if s.invented, err = solver.Invented(problem, d.From(data[:len(data)/n], 1, h, w, 3), seed); err != nil {
 			return nil, err
 		}

@@ -459,6 +459,7 @@ const Kernel* find_kernel(const char* name) {
 
 std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params) {
   size_t total = (size_t)grid.x * grid.y * grid.z;
+  pool(), order();  // made before there are several threads
   std::atomic<size_t> at{0};
   std::mutex mu;
   std::string error;

@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -67,8 +66,10 @@ func describe(i int) (info Info, d cu.Device, err error) {
 
 // Backend implements kernels.Backend.
 type Backend struct {
-	name   string
-	jobs   chan func() // for the goroutine that owns the context
+	*program
+	parent *Backend // whose fork this is, or nil
+	claim  claim
+	jobs   chan func() // for the goroutine that calls the driver
 	closed bool
 
 	tables   map[int]device // of Fourier transforms, by length
@@ -82,15 +83,15 @@ type Backend struct {
 
 	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
 
-	// The rest belongs to the goroutine of the context.
-	fault   error // the first one
-	capture capturing
-	graphs  map[*graph]struct{}
-	dev     cu.Device
-	module  cu.Module
-	stream  cu.Stream
-	kernels map[string]*cu.Function
-	memory  map[device]struct{}
+	// The rest belongs to the goroutine that calls the driver.
+	fault    error // the first one
+	capture  capturing
+	graphs   map[*graph]struct{}
+	stream   cu.Stream
+	memory   map[device]struct{}
+	launches int
+	marks    []cu.Event
+	spare    []cu.Event
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -110,23 +111,8 @@ func Open(o Options) (kernels.Backend, error) {
 	if o.Device < 0 || o.Device >= len(all) {
 		return nil, fmt.Errorf("cuda: there is no device %d, there are %d", o.Device, len(all))
 	}
-	b := &Backend{
-		name:   fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor),
-		jobs:   make(chan func(), ahead),
-		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, kernels: map[string]*cu.Function{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
-	}
-	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		err := b.start(o.Device)
-		ready <- err
-		if err == nil {
-			for job := range b.jobs {
-				job()
-			}
-		}
-	}()
-	if err := <-ready; err != nil {
+	b := newBackend(&program{name: fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor), kernels: map[string]*cu.Function{}})
+	if err := b.serve(func() error { return b.start(o.Device) }); err != nil {
 		return nil, fmt.Errorf("cuda: device %d, %s: %w", o.Device, all[o.Device].Name, err)
 	}
 	return b, nil
@@ -143,18 +129,17 @@ func (b *Backend) start(number int) error {
 		return err
 	}
 	b.dev = d
-	ctx, err := d.RetainPrimaryCtx()
-	if err != nil {
+	if b.ctx, err = d.RetainPrimaryCtx(); err != nil {
 		return err
 	}
-	if err := b.load(ctx, image); err != nil {
+	if err := b.load(image); err != nil {
 		return errors.Join(err, d.ReleasePrimaryCtx())
 	}
 	return nil
 }
 
-func (b *Backend) load(ctx cu.CUContext, image string) error {
-	if err := cu.SetCurrentContext(ctx); err != nil {
+func (b *Backend) load(image string) error {
+	if err := cu.SetCurrentContext(b.ctx); err != nil {
 		return err
 	}
 	module, err := cu.LoadData(image)
@@ -169,7 +154,7 @@ func (b *Backend) load(ctx cu.CUContext, image string) error {
 		b.kernels[name] = &f
 	}
 	b.module = module
-	if b.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
+	if err := b.enter(); err != nil {
 		return errors.Join(err, module.Unload())
 	}
 	return nil
@@ -219,6 +204,7 @@ func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A
 		if b.capture == dropping {
 			return nil
 		}
+		b.launches++
 		r := C.launch(unsafe.Pointer(b.kernels[name]), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared),
 			C.CUstream(unsafe.Pointer(b.stream.C())), unsafe.Pointer(&args))
 		if r != C.CUDA_SUCCESS {
@@ -229,6 +215,12 @@ func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A
 }
 
 func errorName(r C.CUresult) string { return C.GoString(C.error_name(r)) }
+
+// Launches is the number of kernels that the driver was told to launch or to record so far.
+func (b *Backend) Launches() (n int) {
+	_ = b.now(func() error { n = b.launches; return nil })
+	return n
+}
 
 // each launches a kernel with a thread for each of n elements.
 func each[A any](b *Backend, name string, n int, args A) {
@@ -279,7 +271,9 @@ func (b *Backend) obtain(bytes int) (device, error) {
 	b.giveUp()
 	p, err := cu.MemAlloc(int64(max(bytes, 1)))
 	if errors.Is(err, cu.OutOfMemory) {
-		return 0, fmt.Errorf("%s: %.1f MB: %w", b.name, float64(bytes)/(1<<20), kernels.ErrOutOfMemory)
+		free, total, _ := cu.MemInfo()
+		mb := func(n int64) float64 { return float64(n) / (1 << 20) }
+		return 0, fmt.Errorf("%s: %.1f MB needed, %.1f of the device's %.1f MB are free: %w", b.name, mb(int64(bytes)), mb(free), mb(total), kernels.ErrOutOfMemory)
 	}
 	if err != nil {
 		b.fail(err)
@@ -304,9 +298,10 @@ func (b *Backend) Free(m kernels.Buffer) {
 func (b *Backend) Upload(dst kernels.View, src []float32) {
 	if dst.Type == kernels.F16 {
 		b.uploadHalf(dst, src)
-		return
+	} else {
+		b.upload(device(at(dst)), bytesOf(src))
 	}
-	b.upload(device(at(dst)), bytesOf(src))
+	b.settle()
 }
 
 // bytesOf is the memory of a slice.
@@ -346,19 +341,11 @@ func (b *Backend) Close() error {
 	done := make(chan error)
 	b.jobs <- func() {
 		faulty := b.wait() != nil
-		var err error
-		for g := range b.graphs {
-			C.cuGraphExecDestroy(g.exec)
-		}
-		for p := range b.memory {
-			err = errors.Join(err, cu.MemFree(p))
-		}
-		b.unpin()
-		err = errors.Join(err, b.stream.Destroy(), b.module.Unload())
+		err := b.leave()
 		if faulty {
 			err = nil
 		}
-		done <- errors.Join(err, b.dev.ReleasePrimaryCtx())
+		done <- err
 	}
 	b.closed = true
 	close(b.jobs)
@@ -374,7 +361,15 @@ func keep[T float32 | int32](b *Backend, data []T) (p device, err error) {
 		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream)) // has read data when it returns
 		return b.fault
 	})
+	b.settle()
 	return p, err
+}
+
+// settle waits for transfers that a fork may be waiting for: streams run in no order of each other.
+func (b *Backend) settle() {
+	if b.claim.shared() {
+		_ = b.Sync() // a fault stays
+	}
 }
 
 // outOfMemory is a lack of memory in the middle of an operation, which has no error to return.

@@ -115,8 +115,11 @@ func (g *graph) Free() {
 	b.later(func() error {
 		if _, ok := b.graphs[g]; ok {
 			delete(b.graphs, g)
-			C.cuGraphExecDestroy(g.exec)
+			g.destroy()
 		}
 		return nil
 	})
 }
+
+// destroy runs on the goroutine that calls the driver.
+func (g *graph) destroy() { C.cuGraphExecDestroy(g.exec) }

@@ -210,3 +210,37 @@ func TestRecordRefused(t *testing.T) {
 		out.Free()
 	}
 }
+
+// TestStaging: transfers of any size arrive, also those that have to wait for room.
+func TestStaging(t *testing.T) {
+	b := open(t)
+	const pieces, n = 3, 5 << 20 // 60 MB, of which half fits
+	var all []kernels.View
+	src := make([]float32, n)
+	for i := range pieces {
+		m, err := b.Alloc(n)
+		require.NoError(t, err)
+		v := kernels.View{Buf: m, N: 1, H: 1, W: 1, C: n}
+		for j := range src {
+			src[j] = float32(i*n + j)
+		}
+		b.Upload(v, src)
+		all = append(all, v)
+	}
+	for i, v := range all {
+		got := make([]float32, n)
+		require.NoError(t, b.Download(got, v))
+		for j := 0; j < n; j += 4099 {
+			require.Equal(t, float32(i*n+j), got[j])
+		}
+	}
+	small, err := b.Alloc(1)
+	require.NoError(t, err)
+	v := kernels.View{Buf: small, N: 1, H: 1, W: 1, C: 1}
+	for i := range 200 {
+		b.Upload(v, []float32{float32(i)})
+	}
+	got := make([]float32, 1)
+	require.NoError(t, b.Download(got, v))
+	require.Equal(t, float32(199), got[0])
+}

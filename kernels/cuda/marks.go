@@ -1,0 +1,56 @@
+//go:build cuda && cgo && linux && amd64
+
+package cuda
+
+import (
+	"time"
+
+	"gorgonia.org/cu"
+)
+
+// Mark notes when the device comes to this place in its work, without waiting for that.
+func (b *Backend) Mark() {
+	b.later(func() (err error) {
+		b.giveUp()
+		var e cu.Event
+		if n := len(b.spare); n > 0 {
+			e, b.spare = b.spare[n-1], b.spare[:n-1]
+		} else if e, err = cu.MakeEvent(cu.DefaultEvent); err != nil {
+			return err
+		}
+		b.marks = append(b.marks, e)
+		return e.Record(b.stream)
+	})
+}
+
+// Marks waits for the device and returns the times between the marks so far, which it forgets. Where the program is slower
+// than the device, that is what the device waited, too.
+func (b *Backend) Marks() (between []time.Duration, err error) {
+	err = b.now(func() error {
+		if err := b.wait(); err != nil {
+			return err
+		}
+		for i := 1; i < len(b.marks); i++ {
+			ms, err := b.marks[i-1].Elapsed(b.marks[i])
+			if err != nil {
+				b.fail(err)
+				return b.fault
+			}
+			between = append(between, time.Duration(ms*1e6))
+		}
+		b.spare, b.marks = append(b.spare, b.marks...), nil
+		return nil
+	})
+	return between, err
+}
+
+// discard gives back what belongs to the stream.
+func (b *Backend) discard() {
+	for g := range b.graphs {
+		g.destroy()
+	}
+	for _, e := range append(b.marks, b.spare...) {
+		_ = cu.DestroyEvent(&e)
+	}
+	b.unpin()
+}
