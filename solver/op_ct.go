@@ -175,17 +175,22 @@ func matrixNorm(m kernels.SparseMatrix) float64 {
 	return math.Sqrt(largest)
 }
 
-// ramp is the filter of filtered back projection over n detectors of a width: the band-limited |frequency|, with 1/(4 width)
-// in the middle, -1/(pi^2 j^2 width) at odd distances j and nothing at even ones.
+// ramp is the filter of filtered back projection over n detectors of a width: the band-limited |frequency|, which is
+// 1/(4 width) in the middle, -1/(pi^2 j^2 width) at odd distances j and nothing at even ones, under a Hann window, (1/4, 1/2,
+// 1/4), against noise.
 func ramp(n int, width float64) *matrix {
+	sharp := func(apart int) float64 {
+		switch {
+		case apart == 0:
+			return 1 / (4 * width)
+		case apart%2 != 0:
+			return -1 / (math.Pi * math.Pi * float64(apart*apart) * width)
+		}
+		return 0
+	}
 	return newMatrix(n, n, func(i int, add func(j int, v float64)) {
 		for j := range n {
-			switch apart := i - j; {
-			case apart == 0:
-				add(j, 1/(4*width))
-			case apart%2 != 0:
-				add(j, -1/(math.Pi*math.Pi*float64(apart*apart)*width))
-			}
+			add(j, sharp(i-j-1)/4+sharp(i-j)/2+sharp(i-j+1)/4)
 		}
 	})
 }
@@ -207,7 +212,7 @@ func (op *CT) VJP(_, r *tensor.Tensor) (g *tensor.Tensor) {
 	return op.mean.spread(nil, op.back(r), 1)
 }
 
-// Guess is the filtered back projection (Ram-Lak), within [-1,1].
+// Guess is the filtered back projection, within [-1,1].
 func (op *CT) Guess(y *tensor.Tensor) (x *tensor.Tensor) {
 	d := y.Device()
 	defer d.Tidy(&x)()

@@ -52,7 +52,7 @@ type defaults struct {
 // table was found by experiment with a small photo prior at sigma = 0.05.
 var table = map[Task]defaults{
 	TaskPhase:         {200, 12, 28, 1},
-	TaskMRI:           {300, 8, 32, 0.3},
+	TaskMRI:           {100, 8, 32, 0.3},
 	TaskCT:            {300, 8, 32, 0.3},
 	TaskCS:            {300, 12, 28, 0.3},
 	TaskSinglePixel:   {300, 8, 32, 0.3},
