@@ -8,6 +8,10 @@
 // launch of dft_f32 for each radix.
 #include "device.cuh"
 
+// The threads of a block, and how many blocks share a multiprocessor: up to 64 registers, where a heuristic of the compiler's
+// would spill to make do with 48.
+#define FFT_BLOCK 256, 4
+
 __device__ __forceinline__ float2 operator+(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 __device__ __forceinline__ float2 operator-(float2 a, float2 b) { return make_float2(a.x - b.x, a.y - b.y); }
 __device__ __forceinline__ float2 times(float2 a, float2 b) { return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
@@ -167,7 +171,7 @@ struct Tile {
 };
 
 // Shared memory: twice [n][lines] complex elements.
-KERNEL(fft_f32, fft_args, 256) {
+KERNEL(fft_f32, fft_args, FFT_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   const Tile tile(a);
@@ -247,7 +251,7 @@ __device__ __forceinline__ float2 fold(const circle_args& a, const float2* x, in
 }
 
 // Lays rows of the image on circles and transforms them. A line is one plane of one row.
-KERNEL(circle_in_f32, circle_args, 256) {
+KERNEL(circle_in_f32, circle_args, FFT_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per;
@@ -276,7 +280,7 @@ KERNEL_EXPORT(circle_in_f32)
 
 // Lays columns of the frame on circles, transforms them, does with the kernel's spectrum what is to be done, transforms
 // back, and folds the circles onto the columns. dst is src.
-KERNEL(circle_columns_f32, circle_args, 256) {
+KERNEL(circle_columns_f32, circle_args, FFT_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per, tiles = (a.width + per - 1) / per, first = (int)(blockIdx.x % tiles) * per;
@@ -320,7 +324,7 @@ KERNEL(circle_columns_f32, circle_args, 256) {
 KERNEL_EXPORT(circle_columns_f32)
 
 // Transforms rows of the frame back and folds them onto rows of the image: dst = alpha * rows + beta * add.
-KERNEL(circle_out_f32, circle_args, 256) {
+KERNEL(circle_out_f32, circle_args, FFT_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per;
