@@ -20,7 +20,7 @@ type Image struct {
 	Alpha []uint16
 	// Depth is the number of bits per sample, 8 or 16 (0 is taken as 8 by Write).
 	Depth int
-	// Orientation is how the file lay, 1 to 8 as EXIF counts them, or 0. Pixels have been turned accordingly.
+	// Orientation is how the file lay, 2 to 8 as EXIF counts them, or 0: upright. Pixels have been turned accordingly.
 	Orientation int
 	// ICC is the colour profile as found in the file, or nil.
 	ICC []byte

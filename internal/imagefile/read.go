@@ -120,7 +120,9 @@ func Decode(name string, data []byte, limit Limits) (m *Image, err error) {
 	m.ICC = matchingProfile(h.icc, m.Gray)
 	m.Text = h.text
 	m.Orient(h.orientation)
-	m.Orientation = h.orientation
+	if h.orientation > 1 { // what is written is upright
+		m.Orientation = h.orientation
+	}
 	return m, nil
 }
 
