@@ -19,17 +19,17 @@ type Noise interface {
 // easy as 1, 2, 3) and Box-Muller. Element i of a draw is a function of (seed, image, draw, i) alone.
 func NewNoise(seed uint64) Noise { return philoxNoise{seed, domainSolver} }
 
-// Domains separate the streams of one seed.
+// Domains separate the streams of one seed. A number never changes, since what a seed draws depends on it.
 const (
-	domainSolver  = iota // what the solver draws
-	domainMeasure        // the noise of a simulated measurement
-	domainMask           // random masks
-	domainMotion         // random kernels
-	domainPhotons        // noise that depends on the measurement
-	domainGrain          // the grain of Invented
-	domainPhase          // first guesses of phase retrieval
-	domainLines          // which lines and coefficients are sampled
-	domainBlock          // random matrices of compressed sensing
+	domainSolver  = 0 // what the solver draws
+	domainMeasure = 1 // the noise of a simulated measurement
+	domainMask    = 2 // random masks
+	domainMotion  = 3 // random kernels
+	domainPhotons = 4 // noise that depends on the measurement
+	domainGrain   = 5 // the grain of Invented
+	domainPhase   = 6 // first guesses of phase retrieval
+	domainLines   = 7 // which lines and coefficients are sampled
+	domainBlock   = 8 // random matrices of compressed sensing
 )
 
 type philoxNoise struct {

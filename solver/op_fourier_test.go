@@ -257,7 +257,7 @@ func TestLines(t *testing.T) {
 	}
 	even, err := Lines(40, 4, 0.1, "equispaced", 3)
 	require.NoError(t, err)
-	require.Equal(t, ".....|.....|.....|||||.....|.....|.....|", show(even))
+	require.Equal(t, "|.....|.....|.....|||||.....|.....|.....", show(even))
 	a, err := Lines(256, 4, 0, "random", 1)
 	require.NoError(t, err)
 	b, err := Lines(256, 4, 0, "random", 2)

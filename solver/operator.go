@@ -42,7 +42,11 @@ type Spectral interface {
 	Spectrum(y [4]int) ([]float32, error)
 }
 
-// Lipschitz operators know a bound L on the Lipschitz constant of the gradient of 1/2 |A(x)-y|^2.
+// Lipschitz operators know an L so that f(x) = 1/2 |A(x)-y|^2 rises above its tangents by no more than L/2 |d|^2,
+//
+//	f(x+d) <= f(x) + <grad f(x), d> + L/2 |d|^2
+//
+// as it does for every Lipschitz constant L of the gradient.
 type Lipschitz interface{ Lipschitz() float64 }
 
 // Guesser operators have a cheap first guess of the image behind a measurement.
