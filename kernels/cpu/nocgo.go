@@ -76,5 +76,6 @@ func (*plan) Filter(*kernels.Filter)                                         {}
 func (*plan) Deconvolve(*kernels.Deconvolve)                                 {}
 func (*plan) Accelerate(*kernels.Accelerate)                                 {}
 func (*plan) Adam(*kernels.Adam)                                             {}
+func (*plan) Fourier(*kernels.Fourier)                                       {}
 func (*plan) Sparse(*kernels.Sparse)                                         {}
 func (*plan) Pointwise(*kernels.Pointwise)                                   {}
