@@ -38,13 +38,11 @@ func OpenJournal[E any](path string) (*Journal[E], error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if j.file, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
+	// Appending keeps the lines of two processes apart that share a journal by mistake.
+	if j.file, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644); err != nil {
 		return nil, err
 	}
-	if err = j.file.Truncate(whole); err == nil {
-		_, err = j.file.Seek(whole, 0)
-	}
-	return j, err
+	return j, j.file.Truncate(whole)
 }
 
 // Add appends an entry to the file.
