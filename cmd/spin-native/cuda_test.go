@@ -38,7 +38,7 @@ func TestCUDA(t *testing.T) {
 	if missing != nil {
 		require.Equal(t, want.Pix, auto.Pix)
 		require.Contains(t, ok(t, "devices"), missing.Error())
-		t.Skip("no CUDA device: ", missing)
+		t.Skipf("no CUDA device: %v", missing)
 	}
 	require.Equal(t, auto.Pix, reconstruct("cuda").Pix, "the same device, the same bytes")
 	require.Contains(t, ok(t, "devices"), "cuda:0")
