@@ -86,7 +86,7 @@ func (c *corrector) certificates(r *tensor.Tensor) ([]Certificate, error) {
 		if known != nil {
 			mask = known[i*size : (i+1)*size]
 		}
-		list[i] = certify(values[i*size:(i+1)*size], mask, r.H(), r.W(), r.C(), c.level(), int(c.counts[i]))
+		list[i] = certify(values[i*size:(i+1)*size], mask, r.H(), r.W(), r.C(), c.Sigma, int(c.counts[i]))
 		if step > 0 && list[i].Verdict == Overfits {
 			// What rounds to 0 is mostly far smaller than the step, and so are the residuals of the truth itself.
 			list[i].Verdict, list[i].Text = Explains, fmt.Sprintf("explains the measurement: what was rounded is %.2g steps off (root mean square)", list[i].RMS/step)
@@ -102,15 +102,8 @@ func (c *corrector) measured() ([]float32, error) {
 		return nil, nil
 	}
 	defer c.d.Tidy()()
-	ones := make([]float32, c.Y.Len())
-	for i := range ones {
-		ones[i] = 1
-	}
-	return op.Restrict(c.d.From(ones, c.Y.N(), c.Y.H(), c.Y.W(), c.Y.C())).Floats()
+	return op.Restrict(c.d.From(uniform(1, c.Y.Shape()), c.Y.N(), c.Y.H(), c.Y.W(), c.Y.C())).Floats()
 }
-
-// level is the standard deviation of the noise in the residuals.
-func (c *corrector) level() float64 { return c.Sigma }
 
 // certify looks at the residuals of one image, [H,W,C].
 func certify(r, known []float32, h, w, ch int, sigma float64, count int) Certificate {

@@ -40,7 +40,7 @@ func Invented(p Problem, x *tensor.Tensor, seed uint64) (im *InventedMap, err er
 	defer d.Tidy()()
 	p.Start = x
 	c := newCorrector(p)
-	noise := max(c.level(), roundingNoise)
+	noise := max(c.Sigma, roundingNoise)
 	rho := noise * noise / (pictureSpread * pictureSpread)
 	linear := Problem{Operator: p.Operator, Y: d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.Y, C: 0}}}), Start: x}
 	if !isLinear(p.Operator) {

@@ -326,9 +326,9 @@ func newJPEG(d *tensor.Device, h, w int, f JPEGFormat, box bool) (op *JPEG, err 
 	op.color = kernel(3, planes, func(o, i int) float64 { return jfifInverse[o][i] })
 
 	scale := f.scale(h, w, box)
-	inverse, power, ones := make([]float32, len(scale)), make([]float32, len(scale)), make([]float32, lh*lw)
+	inverse, power := make([]float32, len(scale)), make([]float32, len(scale))
 	for i, s := range scale {
-		power[i], ones[i/planes] = 1, 1
+		power[i] = 1
 		if s == 0 {
 			continue
 		}
@@ -338,7 +338,7 @@ func newJPEG(d *tensor.Device, h, w int, f JPEGFormat, box bool) (op *JPEG, err 
 		inverse[i], power[i] = 1/s, float32(square*(m[0]*m[0]+m[1]*m[1]+m[2]*m[2]))
 	}
 	op.scale, op.inverse = d.From(scale, 1, lh, lw, planes), d.From(inverse, 1, lh, lw, planes)
-	op.power, op.ones = d.From(power, 1, lh, lw, planes), d.From(ones, 1, lh, lw, 1)
+	op.power, op.ones = d.From(power, 1, lh, lw, planes), d.From(uniform(1, [4]int{1, lh, lw, 1}), 1, lh, lw, 1)
 	return op, nil
 }
 

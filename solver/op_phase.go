@@ -59,11 +59,7 @@ func NewPhase(d *tensor.Device, h, w int, oversample float64, unscaled bool) (op
 		op.plain[axis] = d.Matrix(selection(n, frame[axis], func(i int) int { return i + op.margin[axis] }).banded())
 		op.corner[axis] = d.Matrix(rotation(frame[axis], frame[axis]/2).banded())
 	}
-	ones := make([]float32, h*w)
-	for i := range ones {
-		ones[i] = 1
-	}
-	op.ones = d.From(ones, 1, h, w, 1)
+	op.ones = d.From(uniform(1, [4]int{1, h, w, 1}), 1, h, w, 1)
 	return op, nil
 }
 

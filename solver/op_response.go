@@ -27,11 +27,7 @@ func NewResponse(d *tensor.Device, h, w int, gamma float64) (op *Response, err e
 	if !(gamma >= 1./8 && gamma <= 8) || h <= 0 || w <= 0 || h > maxSide || w > maxSide {
 		tensor.Fail("solver.NewResponse", "gamma %v for images of %d x %d: it may be 1/8 to 8", gamma, h, w)
 	}
-	ones := make([]float32, h*w)
-	for i := range ones {
-		ones[i] = 1
-	}
-	return &Response{gamma, d.From(ones, 1, h, w, 1)}, nil
+	return &Response{gamma, d.From(uniform(1, [4]int{1, h, w, 1}), 1, h, w, 1)}, nil
 }
 
 // Free gives the operator's memory back to the device.

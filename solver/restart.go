@@ -87,6 +87,6 @@ func (r *Result) compare(o *Result) {
 			r.X0.SetRows(i, 0, o.X0.Rows(i, 0, o.X0.H()))
 		}
 	}
-	r.Short = r.Short || o.Short
-	r.add(o)
+	r.Timesteps = append(r.Timesteps, o.Timesteps...)
+	r.Add(o)
 }

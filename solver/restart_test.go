@@ -35,6 +35,8 @@ func TestRestarts(t *testing.T) {
 		alone.Noise = laterDraws{NewNoise(5), k * drawsOfRun}
 		r, err := Spin(context.Background(), p, prior, alone)
 		require.NoError(t, err)
+		require.Equal(t, r.Parameters, best.Parameters)
+		require.Equal(t, r.Timesteps, best.Timesteps[k*calls:(k+1)*calls])
 		x := floats(t, r.X0)
 		for i := range best.Residual {
 			require.Equal(t, r.Residual[i], best.Attempts[i][k])

@@ -20,17 +20,11 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 	if n < 1 || p.Y == nil || p.Y.N() != 1 {
 		return nil, fmt.Errorf("solver.Sample: %d samples of %v, expected at least one of one measurement", n, p.Y)
 	}
-	if s.Parameters == (Parameters{}) {
-		schedule := s.Schedule
-		if schedule == nil {
-			schedule = scheduleOf(den)
-		}
-		s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, schedule).Parameters
-		if s.FirstStage != nil {
-			s.Parameters = LatentDefaults(p.Operator, p.Sigma, schedule).Parameters
-		}
+	schedule := s.Schedule
+	if schedule == nil {
+		schedule = scheduleOf(den)
 	}
-	s.Parameters, s.Calls = s.Budget(s.Calls), 0
+	s.Parameters, s.Calls = s.parameters(p, schedule), 0
 	if s.Restarts == 0 {
 		s.Restarts = restartsOf(taskOf(p.Operator))
 	}
@@ -79,16 +73,16 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 	}
 	x0 = res.X0
 	if warm != nil {
-		res.add(warm)
+		res.Timesteps = slices.Concat(warm.Timesteps, res.Timesteps)
+		res.Parameters.K1 = warm.Parameters.K1
+		res.Add(warm)
 	}
 	return res, err
 }
 
-// add counts what another run has taken.
-func (r *Result) add(o *Result) {
+// Add counts what another run for the same measurement has taken: calls, corrections and times. What the run made is left out.
+func (r *Result) Add(o *Result) {
 	r.Calls += o.Calls
-	r.Timesteps = append(slices.Clone(o.Timesteps), r.Timesteps...)
-	r.Parameters.K1 += o.Parameters.K1
 	r.Short = r.Short || o.Short
 	r.Corrections += o.Corrections
 	r.OperatorCalls += o.OperatorCalls
@@ -103,13 +97,6 @@ func (r *Result) add(o *Result) {
 
 // repeated is the image x, n times.
 func repeated(x *tensor.Tensor, n int) *tensor.Tensor {
-	data, err := x.Floats()
-	if err != nil {
-		tensor.FailWith("solver.Sample", err, "measurement")
-	}
-	out := x.Device().New(n, x.H(), x.W(), x.C())
-	for i := range n {
-		out.SetImage(i, data)
-	}
-	return out
+	d := x.Device()
+	return d.Blend(d.New(n, x.H(), x.W(), x.C()), tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}}})
 }

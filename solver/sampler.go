@@ -90,7 +90,7 @@ func (s *stepper) advance(x0 *tensor.Tensor, t, next int) {
 	case Renoise:
 		r.advance(x0, x0, a, b, 0, math.Sqrt(1-b))
 	case DDIM:
-		s2 := s.eta * s.eta * (1 - b) / (1 - a) * (1 - a/b)
+		s2 := ddimVariance(s.eta, a, b)
 		r.advance(x0, x0, a, b, math.Sqrt(max(0, 1-b-s2)), math.Sqrt(max(0, s2)))
 	case DDPM, DDPMLarge:
 		beta := 1 - a/b
@@ -118,6 +118,9 @@ func (s *stepper) advance(x0 *tensor.Tensor, t, next int) {
 		r.d.Blend(r.x, tensor.Blend{Terms: terms})
 	}
 }
+
+// ddimVariance is that of the noise which DDIM adds on the way from abar = a to b.
+func ddimVariance(eta, a, b float64) float64 { return eta * eta * (1 - b) / (1 - a) * (1 - a/b) }
 
 // remember puts a sum in front of what is remembered.
 func (s *stepper) remember(t int, terms ...tensor.Term) {

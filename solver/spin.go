@@ -81,14 +81,19 @@ func Spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, er
 
 func spin(ctx context.Context, p Problem, den Denoiser, s Settings) (*Result, error) {
 	return reconstruct(ctx, p, den, s.FirstStage, s.Options, func(r *run) error {
-		if s.Parameters == (Parameters{}) && s.FirstStage != nil {
-			s.Parameters = LatentDefaults(p.Operator, p.Sigma, r.s).Parameters
-		} else if s.Parameters == (Parameters{}) {
-			s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, r.s).Parameters
-		}
-		r.res.Parameters = s.Budget(s.Calls).checked(r)
+		r.res.Parameters = s.parameters(p, r.s).checked(r)
 		return r.spin(r.res.Parameters, s.Transition)
 	})
+}
+
+// parameters fills in the defaults of a problem, and scales to the budget.
+func (s Settings) parameters(p Problem, schedule *Schedule) Parameters {
+	if s.Parameters == (Parameters{}) && s.FirstStage != nil {
+		s.Parameters = LatentDefaults(p.Operator, p.Sigma, schedule).Parameters
+	} else if s.Parameters == (Parameters{}) {
+		s.Parameters = Defaults(taskOf(p.Operator), p.Sigma, schedule).Parameters
+	}
+	return s.Budget(s.Calls)
 }
 
 func (r *run) spin(s Parameters, by Transition) error {
@@ -131,7 +136,7 @@ func (r *run) spin(s Parameters, by Transition) error {
 				return
 			}
 			a, b := r.s.AlphaBar(t), r.s.AlphaBar(next)
-			s2 := s.EtaU * s.EtaU * (1 - b) / (1 - a) * (1 - a/b)
+			s2 := ddimVariance(s.EtaU, a, b)
 			if by != nil {
 				s2 = s.EtaG * s.EtaG * (1 - b)
 			}

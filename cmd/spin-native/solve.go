@@ -112,13 +112,8 @@ func (s *solution) add(t *solution) {
 	s.images = append(s.images, t.images...)
 	r, o := s.result, t.result
 	r.Residual, r.Certificates = append(r.Residual, o.Residual...), append(r.Certificates, o.Certificates...)
-	r.Calls, r.Corrections, r.OperatorCalls = r.Calls+o.Calls, r.Corrections+o.Corrections, r.OperatorCalls+o.OperatorCalls
-	r.Encodes, r.Decodes = r.Encodes+o.Encodes, r.Decodes+o.Decodes
-	for _, d := range [][2]*time.Duration{
-		{&r.Elapsed, &o.Elapsed}, {&r.Denoising, &o.Denoising}, {&r.Correcting, &o.Correcting}, {&r.Encoding, &o.Encoding}, {&r.Decoding, &o.Decoding},
-	} {
-		*d[0] += *d[1]
-	}
+	r.Timesteps = append(r.Timesteps, o.Timesteps...)
+	r.Add(o)
 }
 
 // solveAll reconstructs n samples of one measurement, so many at a time.
