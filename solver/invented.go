@@ -141,5 +141,5 @@ func (j *jacobian) Apply(v *tensor.Tensor) *tensor.Tensor {
 	return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: up, C: 1, Num: unstep, Den: j.c.ones}, {X: down, C: -1, Num: unstep, Den: j.c.ones}}})
 }
 
-func (j *jacobian) VJP(_, r *tensor.Tensor) *tensor.Tensor { return j.c.vjp(j.at, r) }
+func (j *jacobian) VJP(_, r *tensor.Tensor) *tensor.Tensor { return j.c.gradient(j.at, r) }
 func (j *jacobian) IsLinear() bool                         { return true }

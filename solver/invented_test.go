@@ -61,6 +61,26 @@ func TestInventedCountsDimensions(t *testing.T) {
 	}
 }
 
+// What stands for a Jacobian and its transpose is one map, for operators with a residual of their own as well.
+func TestJacobianTransposed(t *testing.T) {
+	d := device(t)
+	rng := rand.New(rand.NewPCG(3, 4))
+	hdr, err := NewHDR(2, 0.05)
+	require.NoError(t, err)
+	x := random(d, rng, [4]int{1, 12, 16, 3})
+	y := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: hdr.Apply(x), C: 0.6}}}) // off the picture: residuals on both sides of saturation
+	j := &jacobian{c: newCorrector(Problem{Operator: hdr, Y: y, Sigma: 0.05, Start: x}), at: x}
+	v := random(d, rng, x.Shape())
+	r := j.Apply(v) // zero wherever the residual is one-sided and at rest
+	square, err := d.Dot(nil, r, r).Floats()
+	require.NoError(t, err)
+	back, err := d.Dot(nil, v, j.VJP(nil, r)).Floats()
+	require.NoError(t, err)
+	require.NotZero(t, square[0])
+	// A difference of float32 numbers around 1 over 1e-2 is off by 1e-5; what lies within a step of where it bends is rare.
+	require.InEpsilon(t, square[0], back[0], 0.01)
+}
+
 // An edge that the reduced picture shows is measured for the most part, and on flat ground beside it there is nothing that
 // could have been invented.
 func TestInventedIsLocal(t *testing.T) {
