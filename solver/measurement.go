@@ -319,6 +319,41 @@ func (j specJSON) spec(f *weights.File, depth int) (s Spec, err error) {
 	return s, nil
 }
 
+// interleaved brings values of the shape N, C, H, W into the order NHWC; planar brings them back.
+func interleaved(v []float32, shape [4]int) []float32 {
+	return reordered(v, shape[1], shape[2]*shape[3])
+}
+
+func planar(v []float32, shape [4]int) []float32 { return reordered(v, shape[2]*shape[3], shape[1]) }
+
+// reordered exchanges the rows and the columns of matrices that lie one after the other.
+func reordered(v []float32, rows, columns int) []float32 {
+	out := make([]float32, len(v))
+	size := rows * columns
+	for i, x := range v {
+		out[i/size*size+i%size%columns*rows+i%size/columns] = x
+	}
+	return out
+}
+
+// Simulate measures one picture [1,H,W,C] as NoiseModel.Measure does, by the operator op that spec describes. y is what it gave.
+func (m NoiseModel) Simulate(op Operator, spec Spec, x *tensor.Tensor, sigma float64, seed uint64) (all *Measurement, y *tensor.Tensor, err error) {
+	if y, err = m.Measure(op, x, sigma, seed, 0); err != nil {
+		return nil, nil, err
+	}
+	data, err := y.Floats()
+	if err != nil {
+		return nil, nil, err
+	}
+	if r, ok := op.(Recorder); ok {
+		sigma = math.Hypot(sigma, r.Deviation())
+	}
+	shape := [4]int{1, y.C(), y.H(), y.W()}
+	return &Measurement{
+		Y: planar(data, shape), Shape: shape, Image: [3]int{x.C(), x.H(), x.W()}, Operator: spec, Sigma: sigma, Noise: m, Seed: seed,
+	}, y, nil
+}
+
 // Problem puts the measurement on a device. Release frees its operator, Free its Y.
 func (m *Measurement) Problem(d *tensor.Device) (p Problem, err error) {
 	defer tensor.Catch(&err)
@@ -330,15 +365,7 @@ func (m *Measurement) Problem(d *tensor.Device) (p Problem, err error) {
 		return p, err
 	}
 	n, c, h, w := m.Shape[0], m.Shape[1], m.Shape[2], m.Shape[3]
-	y := make([]float32, len(m.Y))
-	for i := range n {
-		for ch := range c {
-			for px := range h * w {
-				y[(i*h*w+px)*c+ch] = m.Y[(i*c+ch)*h*w+px]
-			}
-		}
-	}
-	p = Problem{Operator: op, Y: d.From(y, n, h, w, c), Sigma: m.Sigma}
+	p = Problem{Operator: op, Y: d.From(interleaved(m.Y, m.Shape), n, h, w, c), Sigma: m.Sigma}
 	if m.Noise.Kind == "" {
 		return p, nil
 	}
@@ -356,13 +383,9 @@ func (m *Measurement) weighed(d *tensor.Device, p Problem) (q Problem, err error
 		precision += 1 / (float64(v) * float64(v)) / float64(len(deviations))
 	}
 	sigma := 1 / math.Sqrt(precision)
-	weights := make([]float32, len(deviations))
-	for i := range n {
-		for ch := range c {
-			for px := range h * w {
-				weights[(i*h*w+px)*c+ch] = float32(sigma / float64(deviations[(i*c+ch)*h*w+px]))
-			}
-		}
+	weights := interleaved(deviations, m.Shape)
+	for i, v := range weights {
+		weights[i] = float32(sigma / float64(v))
 	}
 	op, err := NewWeighted(d, p.Operator, weights, [4]int{n, h, w, c})
 	if err != nil {

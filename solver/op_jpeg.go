@@ -172,10 +172,7 @@ func (f JPEGFormat) Measurement(h, w int, box bool, coefficients func(plane, row
 	y := f.each(h, w, func(p, i, j int) float64 {
 		return f.value(h, w, box, p, i, j, float64(coefficients(p, i, j)))
 	})
-	m.Y = make([]float32, len(y))
-	for i, v := range y {
-		m.Y[i%out[2]*out[0]*out[1]+i/out[2]] = v
-	}
+	m.Y = planar(y, m.Shape)
 	return m, nil
 }
 

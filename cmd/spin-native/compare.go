@@ -15,6 +15,7 @@ import (
 
 	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
@@ -33,28 +34,28 @@ type compareRow struct {
 	Note        string              `json:"note,omitempty"` // why there is no result
 	Calls       int                 `json:"calls"`
 	Seconds     float64             `json:"seconds"`
-	Score       *score              `json:"score,omitempty"` // against the truth
+	Score       *metrics.Score      `json:"score,omitempty"` // against the truth
 	Certificate *solver.Certificate `json:"certificate,omitempty"`
 	Timesteps   []int               `json:"timesteps,omitempty"`
 }
 
 // compareReport is what --json prints.
 type compareReport struct {
-	Input    string       `json:"input"`
-	Task     string       `json:"task"`
-	Width    int          `json:"width"`
-	Height   int          `json:"height"`
-	Prior    string       `json:"prior"`
-	Device   string       `json:"device"`
-	Sigma    float64      `json:"sigma"`
-	Seed     uint64       `json:"seed"`
-	Steps    int          `json:"steps"`              // denoiser calls that each method was given
-	Measured *score       `json:"measured,omitempty"` // the input against the truth
-	Methods  []compareRow `json:"methods"`
-	Sheet    string       `json:"sheet"`
-	Table    string       `json:"table"`
-	CSV      string       `json:"csv"`
-	Memory   memoryReport `json:"memory"`
+	Input    string         `json:"input"`
+	Task     string         `json:"task"`
+	Width    int            `json:"width"`
+	Height   int            `json:"height"`
+	Prior    string         `json:"prior"`
+	Device   string         `json:"device"`
+	Sigma    float64        `json:"sigma"`
+	Seed     uint64         `json:"seed"`
+	Steps    int            `json:"steps"`              // denoiser calls that each method was given
+	Measured *metrics.Score `json:"measured,omitempty"` // the input against the truth
+	Methods  []compareRow   `json:"methods"`
+	Sheet    string         `json:"sheet"`
+	Table    string         `json:"table"`
+	CSV      string         `json:"csv"`
+	Memory   memoryReport   `json:"memory"`
 }
 
 func newCompare() *cobra.Command {
@@ -188,7 +189,7 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 			row.Output, row.Calls, row.Seconds, row.Certificate, row.Timesteps = path(method), r.Calls, r.Elapsed.Seconds(), &r.Certificates[0], r.Timesteps
 			text := residualText(*row.Certificate)
 			if truth != nil {
-				v, err := scoreOf(img, truth)
+				v, err := metrics.ScoreOf(img, truth)
 				if err != nil {
 					return err
 				}
@@ -239,7 +240,7 @@ func (f *compareFlags) input(c *cobra.Command, d *tensor.Device, input string, s
 		if err != nil {
 			return nil, nil, err
 		}
-		if m, err = degradeWith(d, truth, spec, f.noise, f.sigma, f.seed); err == nil {
+		if m, _, err = degradeWith(d, truth, spec, f.noise, f.sigma, f.seed); err == nil {
 			m.Convention = f.recorded()
 		}
 		d.Trim()
@@ -277,10 +278,10 @@ func (f *compareFlags) try(c *cobra.Command, d *tensor.Device, p *prior, m *solv
 // measured is the sheet's panel of the input.
 func (f *compareFlags) measured(report *compareReport, m *solver.Measurement, s *solution, truth *imagefile.Image) ([]sheet.Panel, error) {
 	report.Task = string(s.task)
-	shown := enlarged(s.measured, report.Width/max(s.measured.W, 1))
+	shown := enlarged(s.measured, report.Width)
 	panel := sheet.Panel{Title: "Measured", Caption: caption(m), Img: shown}
 	if truth != nil && shown.W == truth.W && shown.H == truth.H {
-		v, err := scoreOf(shown, truth)
+		v, err := metrics.ScoreOf(shown, truth)
 		if err != nil {
 			return nil, err
 		}

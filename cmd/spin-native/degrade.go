@@ -2,64 +2,42 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
-	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
 )
 
 // degrade measures a picture: A(x) + sigma n.
 func degrade(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, sigma float64, seed uint64) (*solver.Measurement, error) {
-	return degradeWith(d, pic, spec, solver.NoiseModel{}, sigma, seed)
+	m, _, err := degradeWith(d, pic, spec, solver.NoiseModel{}, sigma, seed)
+	return m, err
 }
 
-// degradeWith draws other noise before that.
-func degradeWith(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, noise solver.NoiseModel, sigma float64, seed uint64) (m *solver.Measurement, err error) {
+// degradeWith draws other noise before that, and shows what it made.
+func degradeWith(d *tensor.Device, pic *imagefile.Image, spec solver.Spec, noise solver.NoiseModel, sigma float64, seed uint64) (m *solver.Measurement, shown *imagefile.Image, err error) {
 	defer tensor.Catch(&err)
 	defer d.Tidy()()
 	op, err := spec.Build(d, pic.H, pic.W, 3)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer solver.Release(op)
-	y, err := noise.Measure(op, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed, 0)
+	m, y, err := noise.Simulate(op, spec, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	data, err := y.Floats()
-	if err != nil {
-		return nil, err
-	}
-	if r, ok := op.(solver.Recorder); ok {
-		sigma = math.Hypot(sigma, r.Deviation())
-	}
-	return &solver.Measurement{
-		Y: parity.NCHW(data, 1, y.H(), y.W(), y.C()), Shape: [4]int{1, y.C(), y.H(), y.W()}, Image: [3]int{3, pic.H, pic.W},
-		Operator: spec, Sigma: sigma, Noise: noise, Seed: seed,
-	}, nil
+	shown, err = measured(op, y)
+	return m, shown, err
 }
 
-// pictureOfMeasurement shows a measurement of one image.
-func pictureOfMeasurement(d *tensor.Device, m *solver.Measurement) (pic *imagefile.Image, err error) {
-	defer tensor.Catch(&err)
-	defer d.Tidy()()
-	p, err := m.Problem(d)
-	if err != nil {
-		return nil, err
-	}
-	defer solver.Release(p.Operator)
-	return measured(p)
-}
-
-// measured shows the first measurement of a problem.
-func measured(p solver.Problem) (*imagefile.Image, error) {
-	x, err := solver.Picture(p.Operator, p.Y)
+// measured shows the first of measurements.
+func measured(op solver.Operator, y *tensor.Tensor) (*imagefile.Image, error) {
+	x, err := solver.Picture(op, y)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +46,7 @@ func measured(p solver.Problem) (*imagefile.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	pic := imagefile.New(x.W(), x.H())
-	for i := range pic.Pix { // one channel is repeated
-		pic.Pix[i] = min(max(data[i/3*x.C()+i%3%x.C()], -1), 1)
-	}
-	pic.Gray = x.C() == 1
-	return pic, nil
+	return imagefile.FromPixels(data, x.W(), x.H(), x.C()), nil
 }
 
 func newDegrade() *cobra.Command {
@@ -129,15 +102,11 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 				return err
 			}
 			defer d.Close()
-			m, err := degradeWith(d, pic, spec, f.noise, f.sigma, seed)
+			m, y, err := degradeWith(d, pic, spec, f.noise, f.sigma, seed)
 			if err != nil {
 				return err
 			}
 			m.Convention = f.recorded()
-			y, err := pictureOfMeasurement(d, m)
-			if err != nil {
-				return err
-			}
 			y.Gray = y.Gray || pic.Gray && f.sigma == 0 && f.noise.Kind == ""
 			y.Depth, y.ICC, y.Alpha = pic.Depth, pic.ICC, alphaFor(pic, y.H, y.W)
 			if output != "" {

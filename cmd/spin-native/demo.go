@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
@@ -68,17 +69,17 @@ func throughFirstStage(d *tensor.Device, stage solver.FirstStage, pic *imagefile
 	if err != nil {
 		return nil, err
 	}
-	return pictureOf(data, 0, pic.H, pic.W), nil
+	return imagefile.FromPixels(data, pic.W, pic.H, 3), nil
 }
 
 // demoLine is what the demonstration says about one of its pictures.
 type demoLine struct {
-	Task     string  `json:"task"`
-	File     string  `json:"file"`
-	Measured *score  `json:"measured,omitempty"` // absent for a first stage alone
-	Result   score   `json:"result"`
-	Calls    int     `json:"calls"`
-	Seconds  float64 `json:"seconds"`
+	Task     string         `json:"task"`
+	File     string         `json:"file"`
+	Measured *metrics.Score `json:"measured,omitempty"` // absent for a first stage alone
+	Result   metrics.Score  `json:"result"`
+	Calls    int            `json:"calls"`
+	Seconds  float64        `json:"seconds"`
 }
 
 const firstStageFile = "first-stage.png"
@@ -166,7 +167,7 @@ to pass through that.`,
 					return err
 				}
 				l := demoLine{Task: "First stage alone", File: filepath.Join(out, firstStageFile), Seconds: time.Since(start).Seconds()}
-				if l.Result, err = scoreOf(y, pic); err != nil {
+				if l.Result, err = metrics.ScoreOf(y, pic); err != nil {
 					return err
 				}
 				err = sheet.Write(l.File, []sheet.Panel{
@@ -191,16 +192,14 @@ to pass through that.`,
 				if err != nil {
 					return err
 				}
-				y := imagefile.New(m.Shape[3], m.Shape[2])
-				copy(y.Pix, interleaved(m.Y, y.H, y.W))
-				y = enlarged(y, pic.W/y.W)
+				y := enlarged(s.measured, pic.W)
 				l := demoLine{Task: t.title, File: filepath.Join(out, t.file), Calls: s.result.Calls, Seconds: s.result.Elapsed.Seconds()}
-				measured, err := scoreOf(y, pic)
+				measured, err := metrics.ScoreOf(y, pic)
 				if err != nil {
 					return err
 				}
 				l.Measured = &measured
-				if l.Result, err = scoreOf(s.images[0], pic); err != nil {
+				if l.Result, err = metrics.ScoreOf(s.images[0], pic); err != nil {
 					return err
 				}
 				err = sheet.Write(l.File, []sheet.Panel{

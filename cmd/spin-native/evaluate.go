@@ -230,7 +230,7 @@ func (e *evaluator) evaluate(item *evaluation) error {
 	if result.W != truth.W || result.H != truth.H {
 		return fmt.Errorf("%s is %d x %d pixels, its truth %s is %d x %d: they must be of the same size", item.Result, result.W, result.H, item.Truth, truth.W, truth.H)
 	}
-	s, err := scoreOf(result, truth)
+	s, err := metrics.ScoreOf(result, truth)
 	if err != nil {
 		return fmt.Errorf("%s: %w", item.Result, err)
 	}

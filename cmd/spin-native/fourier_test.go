@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/solver"
 )
 
@@ -101,12 +102,12 @@ func TestScoreOfEither(t *testing.T) {
 	for i := range truth.Pix {
 		truth.Pix[i] = float32(i%17)/17 - 0.5
 	}
-	s, err := scoreEither(truth, truth)
+	s, err := metrics.ScoreOfEither(truth, truth)
 	require.NoError(t, err)
-	require.Equal(t, score{PSNR: 999, SSIM: 1}, s)
-	s, err = scoreEither(turnedRound(truth), truth)
+	require.Equal(t, metrics.Score{PSNR: 999, SSIM: 1}, s)
+	s, err = metrics.ScoreOfEither(truth.Turned(), truth)
 	require.NoError(t, err)
-	require.Equal(t, score{PSNR: 999, SSIM: 1, Turned: true}, s)
+	require.Equal(t, metrics.Score{PSNR: 999, SSIM: 1, Turned: true}, s)
 	require.Contains(t, s.String(), "turned by 180 degrees")
 	require.True(t, solver.Spec{Kind: "phase"}.Turnable())
 	require.False(t, solver.Spec{Kind: "mri"}.Turnable())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spin-native/spin/internal/atomicfile"
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/solver"
@@ -103,9 +104,9 @@ type reconstructReport struct {
 	Spread         *spreadReport         `json:"samples,omitempty"`     // where there are several
 	Settings       *solver.Parameters    `json:"settings,omitempty"`    // of Spin
 	Attempts       [][]float64           `json:"attempts,omitempty"`    // residuals of every output's runs, where there were restarts
-	Measured       *score                `json:"measured,omitempty"`    // the input against the truth
-	FirstGuess     *score                `json:"first_guess,omitempty"` // the operator's own, without the prior
-	Result         []score               `json:"result,omitempty"`      // the outputs against the truth
+	Measured       *metrics.Score        `json:"measured,omitempty"`    // the input against the truth
+	FirstGuess     *metrics.Score        `json:"first_guess,omitempty"` // the operator's own, without the prior
+	Result         []metrics.Score       `json:"result,omitempty"`      // the outputs against the truth
 }
 
 // noiseReport is what --noise said.
@@ -227,9 +228,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return err
 	}
 
-	scoreOf := scoreOf
+	scoreOf := metrics.ScoreOf
 	if m.Operator.Turnable() {
-		scoreOf = scoreEither
+		scoreOf = metrics.ScoreOfEither
 	}
 	if truth != nil && s.images[0].Gray { // the measurement is of the mean of the channels
 		averageChannels(truth)
@@ -249,7 +250,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	if f.tuning.by() == methods[0] {
 		report.Transition, report.Settings = f.tuning.transition, &s.result.Parameters
 	}
-	shown := enlarged(s.measured, w/max(s.measured.W, 1))
+	shown := enlarged(s.measured, w)
 	panels := []sheet.Panel{{Title: "Measured", Caption: caption(m), Img: shown}}
 	if truth != nil {
 		if shown.W == w && shown.H == h && m.Operator.Pictures() {

@@ -237,5 +237,5 @@ func (f *sampleFlags) one(ctx context.Context, d *tensor.Device, p *prior, i, st
 	if err != nil {
 		return nil, nil, err
 	}
-	return pictureOf(data, 0, f.h, f.w), r, nil
+	return imagefile.FromPixels(data, f.w, f.h, 3), r, nil
 }

@@ -186,10 +186,8 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 		res, err = solver.Sample(ctx, problem, p.den, settings, n)
 	} else {
 		many := problem
-		if n > 1 {
-			if many.Y, err = repeated(problem.Y, n); err != nil {
-				return nil, err
-			}
+		if y := problem.Y; n > 1 {
+			many.Y = d.Blend(d.New(n, y.H(), y.W(), y.C()), tensor.Blend{Terms: []tensor.Term{{X: y, C: 1}}}) // n times the same
 		}
 		res, err = by.run(ctx, many, p.den, settings)
 	}
@@ -207,7 +205,7 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 	}
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
-		s.images = append(s.images, pictureOf(data, i, h, w))
+		s.images = append(s.images, imagefile.FromPixels(data[i*3*h*w:], w, h, 3))
 		if grey {
 			s.images[i].Gray = true
 			averageChannels(s.images[i])
@@ -218,28 +216,18 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 			return nil, err
 		}
 	}
-	if s.measured, err = measured(problem); err != nil {
+	if s.measured, err = measured(problem.Operator, problem.Y); err != nil {
 		return nil, err
 	}
 	if g, ok := problem.Operator.(solver.Guesser); ok {
 		if data, err = g.Guess(problem.Y).Floats(); err != nil {
 			return nil, err
 		}
-		if s.guess = pictureOf(data, 0, h, w); grey {
+		if s.guess = imagefile.FromPixels(data, w, h, 3); grey {
 			averageChannels(s.guess)
 		}
 	}
 	return s, nil
-}
-
-// pictureOf is image n of a batch, clipped.
-func pictureOf(data []float32, n, h, w int) *imagefile.Image {
-	pic := imagefile.New(w, h)
-	copy(pic.Pix, data[n*len(pic.Pix):])
-	for i, v := range pic.Pix {
-		pic.Pix[i] = min(max(v, -1), 1)
-	}
-	return pic
 }
 
 // watch returns a progress callback that draws a bar with the time that is left on stderr, where that is a terminal.

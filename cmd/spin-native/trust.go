@@ -4,16 +4,15 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/spin-native/spin/internal/imagefile"
+	"github.com/spin-native/spin/internal/metrics"
 	"github.com/spin-native/spin/internal/sheet"
 	"github.com/spin-native/spin/solver"
-	"github.com/spin-native/spin/tensor"
 )
 
 // sigmaValue is the flag --sigma: a number, or auto.
@@ -70,15 +69,6 @@ func (f *trustFlags) register(c *cobra.Command) {
 // wantsMap is whether the map of what was invented is needed for n results.
 func (f trustFlags) wantsMap(n int) bool { return f.invented != "" || f.report != "" || n > 1 }
 
-// repeated is a measurement n times.
-func repeated(y *tensor.Tensor, n int) (*tensor.Tensor, error) {
-	one, err := y.Floats()
-	if err != nil {
-		return nil, err
-	}
-	return y.Device().From(slices.Repeat(one, n), n, y.H(), y.W(), y.C()), nil
-}
-
 // inventedReport is what --json says of the map of what was invented.
 type inventedReport struct {
 	File string  `json:"file,omitempty"`
@@ -96,11 +86,11 @@ type spreadReport struct {
 	White    float64 `json:"std_white"` // standard deviation that is white in the picture
 	// Std is the root mean square over pixels and channels of the samples' standard deviation, on the scale -1..1; and the
 	// same with the pixels weighted by what was measured of them, and by what was invented.
-	Std         float64 `json:"std"`
-	StdMeasured float64 `json:"std_measured"`
-	StdInvented float64 `json:"std_invented"`
-	Independent bool    `json:"independent"`
-	Mean        *score  `json:"mean,omitempty"` // the mean against the truth
+	Std         float64        `json:"std"`
+	StdMeasured float64        `json:"std_measured"`
+	StdInvented float64        `json:"std_invented"`
+	Independent bool           `json:"independent"`
+	Mean        *metrics.Score `json:"mean,omitempty"` // the mean against the truth
 }
 
 func (r *spreadReport) String() string {
@@ -157,7 +147,7 @@ func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport,
 		}
 		r.Std, r.StdMeasured, r.StdInvented = math.Sqrt(all), math.Sqrt(measured/max(known, 1e-9)), math.Sqrt(invented/max(unknown, 1e-9))
 		if truth != nil {
-			v, err := scoreOf(&mean, truth)
+			v, err := metrics.ScoreOf(&mean, truth)
 			if err != nil {
 				return nil, err
 			}

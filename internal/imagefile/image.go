@@ -38,6 +38,34 @@ func New(w, h int) *Image {
 	return m
 }
 
+// FromPixels returns a picture of values [h][w][channels] in the engine's range, clipped to it. One channel is grey.
+func FromPixels(values []float32, w, h, channels int) *Image {
+	m := New(w, h)
+	m.Gray = channels == 1
+	for i := range m.Pix {
+		m.Pix[i] = min(max(values[i/3*channels+i%3%channels], -1), 1)
+	}
+	return m
+}
+
+// Enlarged returns the picture in a larger size, by repeating pixels. It has no transparency.
+func (m *Image) Enlarged(w, h int) *Image {
+	out := New(w, h)
+	for y := range h {
+		for x := range w {
+			copy(out.Pix[(y*w+x)*3:][:3], m.Pix[(y*m.H/h*m.W+x*m.W/w)*3:][:3])
+		}
+	}
+	return out
+}
+
+// Turned returns the picture turned by 180 degrees.
+func (m *Image) Turned() *Image {
+	out := *m
+	out.Orient(3)
+	return &out
+}
+
 // check reports why the picture cannot be written, or nil. A value that is not
 // finite is refused: it would turn silently into black.
 func (m *Image) check() error {

@@ -221,12 +221,12 @@ func (l *Lab) Measure(p Photo, seed uint64, args []string) (*solver.Measurement,
 
 // Outcome is a picture with how close it came to the truth.
 type Outcome struct {
-	Image      *imagefile.Image
-	PSNR, SSIM float64
-	Calls      int
-	Seconds    float64
-	PeakMB     float64 // of resident memory, the prior and the photos included; 0 where the system does not tell
-	Residual   float64
+	Image *imagefile.Image
+	metrics.Score
+	Calls    int
+	Seconds  float64
+	PeakMB   float64 // of resident memory, the prior and the photos included; 0 where the system does not tell
+	Residual float64
 }
 
 // Method makes a picture from a measurement.
@@ -271,7 +271,7 @@ func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcom
 		if err != nil {
 			return nil, nil, err
 		}
-		measured = &Outcome{Image: enlarged(small, truth.Image.H, truth.Image.W)}
+		measured = &Outcome{Image: small.Enlarged(truth.Image.W, truth.Image.H)}
 		if err := measured.score(truth); err != nil {
 			return nil, nil, err
 		}
@@ -286,52 +286,27 @@ func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcom
 }
 
 func (o *Outcome) score(truth Photo) (err error) {
-	t := truth.Image
-	if o.Image.H != t.H || o.Image.W != t.W {
-		return fmt.Errorf("result of %d x %d for %s of %d x %d", o.Image.W, o.Image.H, truth.Name, t.W, t.H)
-	}
-	o.PSNR = metrics.PSNR(o.Image.Pix, t.Pix)
-	o.SSIM, err = metrics.SSIM(o.Image.Pix, t.Pix, t.W, t.H, 3)
-	return err
-}
-
-// Turn scores the picture rotated by 180 degrees and keeps it so where that is closer, for measurements that are blind to it.
-func (o *Outcome) Turn(truth Photo) error {
-	turned := &Outcome{Image: imagefile.New(o.Image.W, o.Image.H)}
-	n := len(o.Image.Pix)
-	for i := 0; i < n; i += 3 {
-		copy(turned.Image.Pix[i:i+3], o.Image.Pix[n-3-i:n-i])
-	}
-	if err := turned.score(truth); err != nil {
-		return err
-	}
-	if turned.PSNR > o.PSNR {
-		o.Image, o.PSNR, o.SSIM = turned.Image, turned.PSNR, turned.SSIM
+	if o.Score, err = metrics.ScoreOf(o.Image, truth.Image); err != nil {
+		return fmt.Errorf("%s: %w", truth.Name, err)
 	}
 	return nil
 }
 
-// picture is the first image of a tensor, clipped; one channel is grey.
+// Turn scores the picture rotated by 180 degrees and keeps it so where that is closer, for measurements that are blind to it.
+func (o *Outcome) Turn(truth Photo) (err error) {
+	if o.Score, err = metrics.ScoreOfEither(o.Image, truth.Image); o.Turned {
+		o.Image = o.Image.Turned()
+	}
+	return err
+}
+
+// picture is the first image of a tensor.
 func picture(x *tensor.Tensor) (*imagefile.Image, error) {
 	data, err := x.Floats()
 	if err != nil {
 		return nil, err
 	}
-	pic, c := imagefile.New(x.W(), x.H()), x.C()
-	for i := range pic.Pix {
-		pic.Pix[i] = min(max(data[i/3*c+min(i%3, c-1)], -1), 1)
-	}
-	return pic, nil
-}
-
-func enlarged(m *imagefile.Image, h, w int) *imagefile.Image {
-	out := imagefile.New(w, h)
-	for y := range h {
-		for x := range w {
-			copy(out.Pix[(y*w+x)*3:][:3], m.Pix[(y*m.H/h*m.W+x*m.W/w)*3:][:3])
-		}
-	}
-	return out
+	return imagefile.FromPixels(data, x.W(), x.H(), x.C()), nil
 }
 
 // resetPeak makes the peak of resident memory start anew, where the system can.

@@ -68,20 +68,8 @@ func measure(d *tensor.Device, pic photo, spec solver.Spec, sigma float64, seed 
 		return nil, err
 	}
 	defer solver.Release(op)
-	y, err := solver.Measure(op, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed, 0)
-	if err != nil {
-		return nil, err
-	}
-	data, err := y.Floats()
-	if err != nil {
-		return nil, err
-	}
-	m = &solver.Measurement{Y: make([]float32, len(data)), Shape: [4]int{1, y.C(), y.H(), y.W()}, Image: [3]int{3, pic.H, pic.W}, Operator: spec, Sigma: sigma, Seed: seed}
-	pixels := y.H() * y.W()
-	for i, v := range data {
-		m.Y[i%y.C()*pixels+i/y.C()] = v
-	}
-	return m, nil
+	m, _, err = solver.NoiseModel{}.Simulate(op, spec, d.From(pic.Pix, 1, pic.H, pic.W, 3), sigma, seed)
+	return m, err
 }
 
 // noise estimates the noise of measurements of known noise.
