@@ -150,8 +150,9 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 	if err != nil {
 		return err
 	}
-	report.Height, report.Width, report.Sigma = m.Image[1], m.Image[2], m.Sigma
-	p, err := f.load(d, 1, report.Height, report.Width, func(d *tensor.Device, p *prior) error {
+	report.Height, report.Width = f.upright(m)
+	report.Sigma = m.Sigma
+	p, err := f.load(d, 1, m.Image[1], m.Image[2], func(d *tensor.Device, p *prior) error {
 		for _, method := range by {
 			p.tuning.method = method
 			_, err := f.try(c, d, p, m, min(f.steps, rehearsed), nil)
@@ -167,6 +168,7 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 	report.Device, report.Memory = d.Name(), p.memory.report()
 
 	var panels []sheet.Panel
+	var scoreOf func(*imagefile.Image) (metrics.Score, error)
 	results := map[string]*imagefile.Image{}
 	for i, method := range by {
 		progress, done := watch(c.ErrOrStderr(), f.quiet, fmt.Sprintf("%d/%d %s", i+1, len(by), method.title))
@@ -180,8 +182,10 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 		case err != nil:
 			return err
 		default:
+			s.orient(f.turn)
 			if panels == nil { // the first that works tells what the measurement looks like
-				if panels, err = f.measured(&report, m, s, truth); err != nil {
+				scoreOf = scorer(m, s, truth)
+				if panels, err = f.measured(&report, m, s, scoreOf); err != nil {
 					return err
 				}
 			}
@@ -189,7 +193,7 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 			row.Output, row.Calls, row.Seconds, row.Certificate, row.Timesteps = path(method), r.Calls, r.Elapsed.Seconds(), &r.Certificates[0], r.Timesteps
 			text := residualText(*row.Certificate)
 			if truth != nil {
-				v, err := metrics.ScoreOf(img, truth)
+				v, err := scoreOf(img)
 				if err != nil {
 					return err
 				}
@@ -249,16 +253,10 @@ func (f *compareFlags) input(c *cobra.Command, d *tensor.Device, input string, s
 	if m, _, err = f.measurement(c, d, input, saved); err == nil && f.auto {
 		err = f.estimateNoise(m)
 	}
-	if err != nil || f.truth == "" {
-		return m, nil, err
+	if err == nil {
+		truth, err = f.readTruth(f.upright(m))
 	}
-	if truth, err = imagefile.Read(f.truth, imagefile.Limits{}); err != nil {
-		return nil, nil, fmt.Errorf("truth: %w", err)
-	}
-	if truth.W != m.Image[2] || truth.H != m.Image[1] {
-		return nil, nil, fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, m.Image[2], m.Image[1])
-	}
-	return m, truth, nil
+	return m, truth, err
 }
 
 // errUnfit is matched by the error of a method that is not for this task or prior.
@@ -276,12 +274,12 @@ func (f *compareFlags) try(c *cobra.Command, d *tensor.Device, p *prior, m *solv
 }
 
 // measured is the sheet's panel of the input.
-func (f *compareFlags) measured(report *compareReport, m *solver.Measurement, s *solution, truth *imagefile.Image) ([]sheet.Panel, error) {
+func (f *compareFlags) measured(report *compareReport, m *solver.Measurement, s *solution, scoreOf func(*imagefile.Image) (metrics.Score, error)) ([]sheet.Panel, error) {
 	report.Task = string(s.task)
 	shown := enlarged(s.measured, report.Width)
 	panel := sheet.Panel{Title: "Measured", Caption: caption(m), Img: shown}
-	if truth != nil && shown.W == truth.W && shown.H == truth.H {
-		v, err := metrics.ScoreOf(shown, truth)
+	if scoreOf != nil && m.Operator.Pictures() && shown.W == report.Width && shown.H == report.Height {
+		v, err := scoreOf(shown)
 		if err != nil {
 			return nil, err
 		}
@@ -344,17 +342,12 @@ func (r compareReport) write(force bool) error {
 	rows := r.cells()
 	var md, text strings.Builder
 	fmt.Fprintf(&md, "%s, %d x %d, prior %s, sigma %v, %d denoiser calls, seed %d\n\n", r.Task, r.Width, r.Height, r.Prior, r.Sigma, r.Steps, r.Seed)
-	for i, row := range rows {
-		fmt.Fprintf(&md, "| %s |\n", strings.ReplaceAll(strings.Join(row, " \x00 "), "|", "/"))
-		if i == 0 {
-			fmt.Fprintln(&md, strings.Repeat("|---", len(row))+"|")
-		}
-	}
+	writeMarkdown(&md, rows[0], rows[1:])
 	w := csv.NewWriter(&text)
 	if err := w.WriteAll(rows); err != nil {
 		return err
 	}
-	for file, content := range map[string]string{r.Table: strings.ReplaceAll(md.String(), "\x00", "|"), r.CSV: text.String()} {
+	for file, content := range map[string]string{r.Table: md.String(), r.CSV: text.String()} {
 		if err := atomicfile.RefuseExisting(file, force); err != nil {
 			return err
 		}

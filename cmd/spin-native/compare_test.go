@@ -193,3 +193,39 @@ func TestSampleCommand(t *testing.T) {
 	require.Equal(t, exitInterrupted, code)
 	require.NoFileExists(t, filepath.Join(dir, "broken", "sample-1.png"))
 }
+
+// What is compared with the truth, and how, is what reconstruct compares: grey where the measurement is, in the better of two
+// orientations where it cannot tell, and lying as the file says.
+func TestCompareScores(t *testing.T) {
+	dir, prior := t.TempDir(), tinyPrior(t, nil)
+	pic := picture(t, dir, 32, 16)
+	jpeg := jpegOf(t, pic, 10, 6)
+	measured := func(task string) string {
+		y := filepath.Join(dir, task+".safetensors")
+		ok(t, "degrade", "--task", task, "--sigma", "0.01", "--save-measurement", y, pic)
+		return y
+	}
+	for name, args := range map[string][]string{
+		"mri":   {"--truth", pic, measured("mri")},
+		"phase": {"--truth", pic, measured("phase")},
+		"jpeg":  {"--truth", jpeg, "--task", "jpeg", jpeg},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			alone := filepath.Join(dir, "alone.png")
+			args = append([]string{"--prior", prior, "--steps", "4", "--json"}, args...)
+			var r reconstructReport
+			require.NoError(t, json.Unmarshal([]byte(ok(t, append([]string{"reconstruct", "-o", alone}, args...)...)), &r))
+			var c compareReport
+			require.NoError(t, json.Unmarshal([]byte(ok(t, append([]string{"compare", "--methods", "spin,floor", "-o", dir}, args...)...)), &c))
+			require.Equal(t, r.Result[0], *c.Methods[0].Score)
+			require.Equal(t, r.Measured, c.Measured)
+			require.Equal(t, [2]int{r.Width, r.Height}, [2]int{c.Width, c.Height})
+			want, err := imagefile.Read(alone, imagefile.Limits{})
+			require.NoError(t, err)
+			got, err := imagefile.Read(c.Methods[0].Output, imagefile.Limits{})
+			require.NoError(t, err)
+			require.Equal(t, want.Pix, got.Pix)
+		})
+	}
+}

@@ -391,16 +391,14 @@ func (r evaluateReport) print(w io.Writer, format string) error {
 		out.WriteAll(rows)
 		return out.Error()
 	case "markdown":
-		fmt.Fprintf(w, "| %s |\n%s|\n", strings.Join(head, " | "), strings.Repeat("|---", len(head)))
 		for i, cells := range rows {
 			for j, c := range cells {
-				c = strings.ReplaceAll(c, "|", `\|`)
-				if cells[j] = c; kinds[i] == 1 {
+				if kinds[i] == 1 {
 					cells[j] = "**" + c + "**"
 				}
 			}
-			fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
 		}
+		writeMarkdown(w, head, rows)
 		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -408,6 +406,18 @@ func (r evaluateReport) print(w io.Writer, format string) error {
 		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
 	return t.Flush()
+}
+
+// writeMarkdown writes a table.
+func writeMarkdown(w io.Writer, head []string, rows [][]string) {
+	fmt.Fprintf(w, "| %s |\n%s|\n", strings.Join(head, " | "), strings.Repeat("|---", len(head)))
+	for _, cells := range rows {
+		var escaped []string
+		for _, c := range cells {
+			escaped = append(escaped, strings.ReplaceAll(c, "|", `\|`))
+		}
+		fmt.Fprintf(w, "| %s |\n", strings.Join(escaped, " | "))
+	}
 }
 
 // writeGrid draws a row for every subject: its input where there is one, every method, the truth.

@@ -194,18 +194,10 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	if err != nil {
 		return err
 	}
-	h, w := m.Image[1], m.Image[2]
-	if f.turn >= 5 {
-		h, w = w, h
-	}
-	var truth *imagefile.Image
-	if f.truth != "" {
-		if truth, err = imagefile.Read(f.truth, imagefile.Limits{}); err != nil {
-			return fmt.Errorf("truth: %w", err)
-		}
-		if truth.W != w || truth.H != h {
-			return fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
-		}
+	h, w := f.upright(m)
+	truth, err := f.readTruth(h, w)
+	if err != nil {
+		return err
 	}
 	var p *prior
 	var s *solution
@@ -228,18 +220,8 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return err
 	}
 
-	scoreOf := metrics.ScoreOf
-	if m.Operator.Turnable() {
-		scoreOf = metrics.ScoreOfEither
-	}
-	if truth != nil && s.images[0].Gray { // the measurement is of the mean of the channels
-		averageChannels(truth)
-	}
-	for _, img := range append([]*imagefile.Image{s.measured, s.guess}, s.images...) {
-		if img != nil {
-			img.Orient(f.turn)
-		}
-	}
+	s.orient(f.turn)
+	scoreOf := scorer(m, s, truth)
 	report := reconstructReport{
 		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Noise: noiseOf(m), Convention: cmp.Or(m.Convention, "spin"), NoiseEstimate: f.estimate, Seed: f.seed,
 		Method: f.method, Deadline: s.result.Short, Timesteps: s.result.Timesteps,
@@ -254,7 +236,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	panels := []sheet.Panel{{Title: "Measured", Caption: caption(m), Img: shown}}
 	if truth != nil {
 		if shown.W == w && shown.H == h && m.Operator.Pictures() {
-			v, err := scoreOf(shown, truth)
+			v, err := scoreOf(shown)
 			if err != nil {
 				return err
 			}
@@ -263,7 +245,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		}
 	}
 	if truth != nil && s.guess != nil {
-		v, err := scoreOf(s.guess, truth)
+		v, err := scoreOf(s.guess)
 		if err != nil {
 			return err
 		}
@@ -276,7 +258,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 			title = fmt.Sprintf("Sample %d", i+1)
 		}
 		if truth != nil {
-			v, err := scoreOf(img, truth)
+			v, err := scoreOf(img)
 			if err != nil {
 				return err
 			}
@@ -285,7 +267,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		}
 		panels = append(panels, sheet.Panel{Title: title, Caption: caption, Img: img})
 	}
-	extra, err := f.trustPictures(s, &report, truth)
+	extra, err := f.trustPictures(s, &report, scoreOf)
 	if err != nil {
 		return err
 	}
@@ -327,6 +309,45 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		report.print(c.OutOrStdout(), m, p.memory)
 	}
 	return nil
+}
+
+// upright is the height and width of results, which lie as the file's orientation has its picture shown.
+func (f *reconstructFlags) upright(m *solver.Measurement) (h, w int) {
+	if h, w = m.Image[1], m.Image[2]; f.turn >= 5 {
+		h, w = w, h
+	}
+	return h, w
+}
+
+// readTruth is the picture of --truth for results of h x w pixels, nil where there is none.
+func (f *reconstructFlags) readTruth(h, w int) (*imagefile.Image, error) {
+	if f.truth == "" {
+		return nil, nil
+	}
+	truth, err := imagefile.Read(f.truth, imagefile.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("truth: %w", err)
+	}
+	if truth.W != w || truth.H != h {
+		return nil, fmt.Errorf("truth %s is %d x %d pixels, the result will be %d x %d: they must be of the same size", f.truth, truth.W, truth.H, w, h)
+	}
+	return truth, nil
+}
+
+// scorer compares pictures with the truth, as far as the measurement tells: by the mean of the channels, which it makes of the
+// truth, where nothing else was measured, and in the better orientation where both are one. It is nil without a truth.
+func scorer(m *solver.Measurement, s *solution, truth *imagefile.Image) func(*imagefile.Image) (metrics.Score, error) {
+	if truth == nil {
+		return nil
+	}
+	if s.grey {
+		averageChannels(truth)
+	}
+	of := metrics.ScoreOf
+	if m.Operator.Turnable() {
+		of = metrics.ScoreOfEither
+	}
+	return func(img *imagefile.Image) (metrics.Score, error) { return of(img, truth) }
 }
 
 // reconstruct loads the prior and makes all samples, n at a time.

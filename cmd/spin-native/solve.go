@@ -100,11 +100,22 @@ func (f *solveFlags) calls(c *cobra.Command) (int, error) {
 // solution is a reconstruction off the device.
 type solution struct {
 	images   []*imagefile.Image
-	measured *imagefile.Image    // a picture of the measurement
-	guess    *imagefile.Image    // the operator's first guess, without a prior; nil where it has none
-	invented *solver.InventedMap // of the first picture, where it was asked for
+	measured *imagefile.Image // a picture of the measurement
+	guess    *imagefile.Image // the operator's first guess, without a prior; nil where it has none
+	invented *imagefile.Image // of every pixel of the first one what was invented, -1 none and 1 all, where it was asked for
+	share    float64          // the same of the whole
+	grey     bool             // what was measured is the mean of the channels
 	result   *solver.Result
 	task     solver.Task
+}
+
+// orient turns the pictures as Image.Orient does.
+func (s *solution) orient(orientation int) {
+	for _, img := range append([]*imagefile.Image{s.measured, s.guess, s.invented}, s.images...) {
+		if img != nil {
+			img.Orient(orientation)
+		}
+	}
 }
 
 // add appends the pictures of another part of the same reconstruction.
@@ -199,22 +210,26 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 		return nil, err
 	}
 	s = &solution{result: res, task: task}
-	grey := false
 	if k, ok := problem.Operator.(solver.Monochrome); ok {
-		grey = k.Monochrome()
+		s.grey = k.Monochrome()
 	}
 	h, w := res.X0.H(), res.X0.W()
 	for i := range n {
 		s.images = append(s.images, imagefile.FromPixels(data[i*3*h*w:], w, h, 3))
-		if grey {
+		if s.grey {
 			s.images[i].Gray = true
 			averageChannels(s.images[i])
 		}
 	}
 	if of.first == 0 && p.trust.wantsMap(of.all) {
-		if s.invented, err = solver.Invented(problem, d.From(data[:len(data)/n], 1, h, w, 3), seed); err != nil {
+		im, err := solver.Invented(problem, d.From(data[:len(data)/n], 1, h, w, 3), seed)
+		if err != nil {
 			return nil, err
 		}
+		for i, v := range im.Share {
+			im.Share[i] = 2*v - 1
+		}
+		s.invented, s.share = imagefile.FromPixels(im.Share, w, h, 1), im.Mean[0]
 	}
 	if s.measured, err = measured(problem.Operator, problem.Y); err != nil {
 		return nil, err
@@ -223,7 +238,7 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 		if data, err = g.Guess(problem.Y).Floats(); err != nil {
 			return nil, err
 		}
-		if s.guess = imagefile.FromPixels(data, w, h, 3); grey {
+		if s.guess = imagefile.FromPixels(data, w, h, 3); s.grey {
 			averageChannels(s.guess)
 		}
 	}

@@ -121,7 +121,7 @@ func (f *reconstructFlags) spreadFiles() (mean, std string) {
 }
 
 // trustPictures makes the pictures about a solution and enters their figures in the report.
-func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport, truth *imagefile.Image) (list []trustPicture, err error) {
+func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport, scoreOf func(*imagefile.Image) (metrics.Score, error)) (list []trustPicture, err error) {
 	first := s.images[0]
 	if n := len(s.images); n > 1 {
 		mean, std := *first, imagefile.New(first.W, first.H)
@@ -140,14 +140,14 @@ func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport,
 				squares += (float64(img.Pix[i]) - sum) * (float64(img.Pix[i]) - sum) / float64(n-1)
 			}
 			mean.Pix[i], std.Pix[i] = float32(sum), float32(min(math.Sqrt(squares)/stdWhite*2-1, 1))
-			share := float64(s.invented.Share[i/3])
+			share := (float64(s.invented.Pix[i]) + 1) / 2
 			all += squares / float64(len(mean.Pix))
 			measured, known = measured+squares*(1-share), known+1-share
 			invented, unknown = invented+squares*share, unknown+share
 		}
 		r.Std, r.StdMeasured, r.StdInvented = math.Sqrt(all), math.Sqrt(measured/max(known, 1e-9)), math.Sqrt(invented/max(unknown, 1e-9))
-		if truth != nil {
-			v, err := metrics.ScoreOf(&mean, truth)
+		if scoreOf != nil {
+			v, err := scoreOf(&mean)
 			if err != nil {
 				return nil, err
 			}
@@ -162,13 +162,8 @@ func (f *reconstructFlags) trustPictures(s *solution, report *reconstructReport,
 			trustPicture{sheet.Panel{Title: "Deviation", Caption: fmt.Sprintf("white: %.0f grey levels", 127.5*stdWhite), Img: std}, r.StdFile})
 	}
 	if f.trust.invented != "" || f.trust.report != "" {
-		report.Invented = &inventedReport{f.trust.invented, s.invented.Mean[0]}
-		img := imagefile.New(first.W, first.H)
-		img.Gray = true
-		for i := range img.Pix {
-			img.Pix[i] = 2*s.invented.Share[i/3] - 1
-		}
-		list = append(list, trustPicture{sheet.Panel{Title: "Invented", Caption: "black: measured", Img: img}, f.trust.invented})
+		report.Invented = &inventedReport{f.trust.invented, s.share}
+		list = append(list, trustPicture{sheet.Panel{Title: "Invented", Caption: "black: measured", Img: s.invented}, f.trust.invented})
 	}
 	return list, nil
 }
