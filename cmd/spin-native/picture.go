@@ -44,14 +44,6 @@ func alphaFor(m *imagefile.Image, h, w int) []uint16 {
 	return out
 }
 
-// averageChannels makes a picture grey.
-func averageChannels(m *imagefile.Image) {
-	for i := 0; i < len(m.Pix); i += 3 {
-		v := (m.Pix[i] + m.Pix[i+1] + m.Pix[i+2]) / 3
-		m.Pix[i], m.Pix[i+1], m.Pix[i+2] = v, v, v
-	}
-}
-
 func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")

@@ -341,7 +341,7 @@ func scorer(m *solver.Measurement, s *solution, truth *imagefile.Image) func(*im
 		return nil
 	}
 	if s.grey {
-		averageChannels(truth)
+		truth.Average()
 	}
 	of := metrics.ScoreOf
 	if m.Operator.Turnable() {

@@ -217,8 +217,7 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 	for i := range n {
 		s.images = append(s.images, imagefile.FromPixels(data[i*3*h*w:], w, h, 3))
 		if s.grey {
-			s.images[i].Gray = true
-			averageChannels(s.images[i])
+			s.images[i].Average()
 		}
 	}
 	if of.first == 0 && p.trust.wantsMap(of.all) {
@@ -239,7 +238,7 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 			return nil, err
 		}
 		if s.guess = imagefile.FromPixels(data, w, h, 3); s.grey {
-			averageChannels(s.guess)
+			s.guess.Average()
 		}
 	}
 	return s, nil

@@ -59,6 +59,15 @@ func (m *Image) Enlarged(w, h int) *Image {
 	return out
 }
 
+// Average makes the picture grey: of every pixel the mean of its channels is left.
+func (m *Image) Average() {
+	m.Gray = true
+	for i := 0; i < len(m.Pix); i += 3 {
+		v := (m.Pix[i] + m.Pix[i+1] + m.Pix[i+2]) / 3
+		m.Pix[i], m.Pix[i+1], m.Pix[i+2] = v, v, v
+	}
+}
+
 // Turned returns the picture turned by 180 degrees.
 func (m *Image) Turned() *Image {
 	out := *m

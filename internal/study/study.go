@@ -250,7 +250,7 @@ func (l *Lab) Solve(ctx context.Context, m *solver.Measurement, truth Photo, met
 	if len(r.Residual) > 0 {
 		o.Residual = r.Residual[0]
 	}
-	if o.Image, err = picture(r.X0); err == nil {
+	if o.Image, err = picture(p.Operator, r.X0); err == nil {
 		err = o.score(truth)
 	}
 	return o, err
@@ -267,7 +267,7 @@ func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcom
 	}
 	defer solver.Release(p.Operator)
 	if y := p.Y; (y.C() == 3 || y.C() == 1) && truth.Image.H%y.H() == 0 && truth.Image.W%y.W() == 0 {
-		small, err := picture(y)
+		small, err := picture(nil, y)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -278,7 +278,7 @@ func (l *Lab) Start(m *solver.Measurement, truth Photo) (measured, guess *Outcom
 	}
 	if g, ok := p.Operator.(solver.Guesser); ok {
 		guess = &Outcome{}
-		if guess.Image, err = picture(g.Guess(p.Y)); err == nil {
+		if guess.Image, err = picture(p.Operator, g.Guess(p.Y)); err == nil {
 			err = guess.score(truth)
 		}
 	}
@@ -300,13 +300,17 @@ func (o *Outcome) Turn(truth Photo) (err error) {
 	return err
 }
 
-// picture is the first image of a tensor.
-func picture(x *tensor.Tensor) (*imagefile.Image, error) {
+// picture is the first image of a tensor, grey where the operator measures nothing else.
+func picture(op solver.Operator, x *tensor.Tensor) (*imagefile.Image, error) {
 	data, err := x.Floats()
 	if err != nil {
 		return nil, err
 	}
-	return imagefile.FromPixels(data, x.W(), x.H(), x.C()), nil
+	pic := imagefile.FromPixels(data, x.W(), x.H(), x.C())
+	if k, ok := op.(solver.Monochrome); ok && k.Monochrome() {
+		pic.Average()
+	}
+	return pic, nil
 }
 
 // resetPeak makes the peak of resident memory start anew, where the system can.
