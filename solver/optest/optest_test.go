@@ -59,7 +59,6 @@ func (m mean) VJP(_, r *tensor.Tensor) *tensor.Tensor {
 				j := col + k - 1
 				switch {
 				case m.mistake == "not transposed":
-					j = min(max(col-k+1, 0), w-1)
 					out[i] += taps[2-k] * in[(row*w+min(max(col+k-1, 0), w-1))*c+ch]
 					continue
 				case m.mistake == "no fold" && (j < 0 || j >= w):
