@@ -31,7 +31,7 @@ FLAGS = ["--std=c++17", "--ptxas-options=-v"]
 
 def sources():
     """The names of what the image is made from, in the order of compilation."""
-    return sorted(glob.glob("*.cu", root_dir=FOLDER)), ["args.h", "device.cuh"]
+    return sorted(glob.glob("*.cu", root_dir=FOLDER)), glob.glob("*.cuh", root_dir=FOLDER) + glob.glob("*.h", root_dir=FOLDER)
 
 
 def fingerprint():

@@ -5,181 +5,11 @@
 // Two kernels read A in two ways, and share the end. Both work through k in steps of 32, whose rows of 64 bytes come to
 // shared memory by asynchronous copies, three steps deep, and from there to registers by ldmatrix. A row's four pieces of
 // 16 bytes are permuted (slot), so that the eight rows of a matrix lie in different banks.
-#include "device.cuh"
+#include "conv_half.cuh"
 
 constexpr int kStep = 32, kPieces = kStep / 8, kStages = 3;
 
 __device__ __forceinline__ int slot(int row, int piece) { return row * (kStep * 2) + ((piece ^ ((row >> 1) & 3)) << 4); }
-
-__device__ __forceinline__ float activation(int act, float v) {
-  if (act == ACT_SILU) return __fdividef(v, 1.f + __expf(-v));
-  if (act == ACT_TANH) return tanhf(v);
-  return v;
-}
-
-// What Residual adds at channels o and, where both is set, o+1 of pixel (y, x) of image n. pairs says that o is even and
-// halves can be read in pairs.
-__device__ __forceinline__ float2 residual_pair(const conv_half_args& a, int n, int y, int x, int o, bool both, bool pairs) {
-  float2 v = make_float2(0.f, 0.f);
-  if (a.rsampling == SAMPLE_DOWN2) {
-#pragma unroll 1
-    for (int i = 0; i < 4; i++) {
-      long long at = ((2ll * n * a.oh + 2 * y + (i >> 1)) * 2 * a.ow + 2 * x + (i & 1)) * a.cout + o;
-      v.x += 0.25f * load(a.residual, a.residual_half, at);
-      if (both) v.y += 0.25f * load(a.residual, a.residual_half, at + 1);
-    }
-    return v;
-  }
-  int up = a.rsampling == SAMPLE_UP2;
-  long long at = (((long long)n * (a.oh >> up) + (y >> up)) * (a.ow >> up) + (x >> up)) * a.cout + o;
-  if (a.residual_half && pairs) return unpack(*reinterpret_cast<const unsigned*>(static_cast<const half*>(a.residual) + at));
-  v.x = load(a.residual, a.residual_half, at);
-  if (both) v.y = load(a.residual, a.residual_half, at + 1);
-  return v;
-}
-
-// What is added at channel o whatever the pixel.
-__device__ __forceinline__ float channel_bias(const conv_half_args& a, int n, int o) {
-  float v = 0.f;
-  if (o >= a.cout) return v;
-  if (a.bias) v += a.bias[o];
-  if (a.skip_bias) v += a.skip_bias[o];
-  if (a.embed) v += a.embed[(a.embeds == 1 ? 0ll : (long long)n * a.cout) + o];
-  return v;
-}
-
-// Writes two channels of a result and returns them as they are stored.
-__device__ __forceinline__ float2 store_pair(const conv_half_args& a, long long at, float2 v, bool both) {
-  if (!a.dst_half) {
-    float* d = static_cast<float*>(a.dst) + at;
-    d[0] = v.x;
-    if (both) d[1] = v.y;
-    return v;
-  }
-  half* d = static_cast<half*>(a.dst) + at;
-  unsigned u = pack(v.x, v.y);
-  if (a.pairs) {
-    *reinterpret_cast<unsigned*>(d) = u;
-  } else {
-    d[0].bits = (unsigned short)u;
-    if (both) d[1].bits = (unsigned short)(u >> 16);
-  }
-  return unpack(u);
-}
-
-// The end of a tile of BM pixels x BN channels from channel o0 on, whose warp has rows wm and columns wn and following in
-// acc: what the epilogue adds, the result, and its moments. place(row, y, x) says where a row of the tile lies and whether
-// it is inside of the image; count rows are. Shared memory: [BM/WM][BN] floats.
-template <int BM, int BN, int WM, int WN, class Place>
-__device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[WM / 16][WN / 8][4], unsigned char* shared, int n, int split,
-                                         int o0, int wm, int wn, int count, Place place) {
-  constexpr int MI = WM / 16, NI = WN / 8;
-  int lane = threadIdx.x & 31, row0 = wm + (lane >> 2), col0 = wn + (lane & 3) * 2;
-  long long image = (long long)a.oh * a.ow;
-  float2 add[NI];
-#pragma unroll
-  for (int j = 0; j < NI; j++) {
-    int o = o0 + col0 + j * 8;
-    add[j] = a.splits > 1 ? make_float2(0.f, 0.f) : make_float2(channel_bias(a, n, o), channel_bias(a, n, o + 1));
-  }
-  unsigned inside = 0;  // a bit for each of this thread's rows
-#pragma unroll
-  for (int i = 0; i < MI; i++)
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      int y, x;
-      bool ok = place(row0 + i * 16 + e * 8, y, x);
-      if (ok) inside |= 1u << (2 * i + e);
-      long long p = (long long)y * a.ow + x;
-#pragma unroll
-      for (int j = 0; j < NI; j++) {
-        int o = o0 + col0 + j * 8;
-        float2 v = make_float2(acc[i][j][2 * e] + add[j].x, acc[i][j][2 * e + 1] + add[j].y);
-        bool both = o + 1 < a.cout;
-        if (!ok || o >= a.cout) {
-          v = make_float2(0.f, 0.f);
-        } else if (a.splits > 1) {
-          float* part = a.part + (((long long)split * a.n + n) * image + p) * a.cout + o;
-          part[0] = v.x;
-          if (both) part[1] = v.y;
-        } else {
-          if (a.residual) {
-            float2 r = residual_pair(a, n, y, x, o, both, a.pairs);
-            v.x += r.x;
-            v.y += r.y;
-          }
-          if (a.relu) {  // a NaN stays one
-            if (v.x < 0.f) v.x = 0.f;
-            if (v.y < 0.f) v.y = 0.f;
-          }
-          v = store_pair(a, (n * image + p) * a.cout + o, v, both);
-        }
-        acc[i][j][2 * e] = v.x;
-        acc[i][j][2 * e + 1] = v.y;
-      }
-    }
-  if (!a.tiles || a.splits > 1) return;
-
-  // Moments of the tile as it is stored: the mean, then the squared deviations from it.
-  float* sums = reinterpret_cast<float*>(shared);
-  float2 mean[NI];
-  float* out = a.tiles + ((long long)n * gridDim.x + blockIdx.x) * 3 * a.cout;
-#pragma unroll
-  for (int pass = 0; pass < 2; pass++) {
-    __syncthreads();  // shared memory is free
-#pragma unroll
-    for (int j = 0; j < NI; j++) {
-      float2 s = make_float2(0.f, 0.f);
-#pragma unroll
-      for (int i = 0; i < MI; i++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float vx = acc[i][j][2 * e], vy = acc[i][j][2 * e + 1];
-          if (pass == 1) {
-            bool ok = inside >> (2 * i + e) & 1;
-            vx = ok ? (vx - mean[j].x) * (vx - mean[j].x) : 0.f;
-            vy = ok ? (vy - mean[j].y) * (vy - mean[j].y) : 0.f;
-          }
-          s.x += vx;
-          s.y += vy;
-        }
-#pragma unroll
-      for (int o = 4; o < 32; o <<= 1) {
-        s.x += __shfl_xor_sync(0xffffffffu, s.x, o);
-        s.y += __shfl_xor_sync(0xffffffffu, s.y, o);
-      }
-      if (lane < 4) {
-        sums[wm / WM * BN + col0 + j * 8] = s.x;
-        sums[wm / WM * BN + col0 + j * 8 + 1] = s.y;
-      }
-    }
-    __syncthreads();
-    if (pass == 0) {
-#pragma unroll
-      for (int j = 0; j < NI; j++) {
-        float2 s = make_float2(0.f, 0.f);
-        for (int w = 0; w < BM / WM; w++) {
-          s.x += sums[w * BN + col0 + j * 8];
-          s.y += sums[w * BN + col0 + j * 8 + 1];
-        }
-        mean[j] = make_float2(s.x / count, s.y / count);
-        if (wm == 0 && lane < 4) {
-          int o = o0 + col0 + j * 8;
-          if (o < a.cout) out[o] = mean[j].x;
-          if (o + 1 < a.cout) out[o + 1] = mean[j].y;
-        }
-      }
-    } else {
-      for (int c = threadIdx.x; c < BN; c += blockDim.x) {
-        if (o0 + c >= a.cout) continue;
-        float s = 0.f;
-        for (int w = 0; w < BM / WM; w++) s += sums[w * BN + c];
-        out[a.cout + o0 + c] = s;
-        out[2 * a.cout + o0 + c] = (float)count;
-      }
-    }
-  }
-}
 
 // One step of k for a warp, whose lanes bring the rows a_row(i) of A, and rows wn and following of B.
 template <int MI, int NI, class Row>
@@ -290,11 +120,11 @@ __device__ __forceinline__ void conv_gemm(const conv_half_args& a) {
   }
   cp_async_wait<0>();
   int rows = pixels - p0 < BM ? pixels - p0 : BM;
-  conv_end<BM, BN, WM, WN>(a, acc, shared, n, split, o0, wm, wn, rows, [&](int row, int& y, int& x) {
+  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)blockIdx.x, (int)gridDim.x, o0, split}, wm, wn, rows, [&](int row, int& y, int& x) {
     y = (p0 + row) / a.ow;
     x = (p0 + row) % a.ow;
     return row < rows;
-  });
+  }, [] { __syncthreads(); });
 }
 
 // 3x3 convolution of stride 1 and padding 1 over TH x TW pixels, blockIdx.x counts them row by row: 32 channels of the tile
@@ -444,11 +274,11 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a) {
   }
   cp_async_wait<0>();
   int th = a.oh - y0 < TH ? a.oh - y0 : TH, tw = a.ow - x0 < TW ? a.ow - x0 : TW;
-  conv_end<BM, BN, WM, WN>(a, acc, shared, n, split, o0, wm, wn, th * tw, [&](int row, int& y, int& x) {
+  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)blockIdx.x, (int)gridDim.x, o0, split}, wm, wn, th * tw, [&](int row, int& y, int& x) {
     y = y0 + row / TW;
     x = x0 + row % TW;
     return row / TW < th && row % TW < tw;
-  });
+  }, [] { __syncthreads(); });
 }
 
 #define CONV_GEMM(name, BM, BN, WM, WN)                                                            \
