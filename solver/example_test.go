@@ -68,5 +68,5 @@ func ExampleSpin() {
 		mean[i/(16*3)%2] += float64(v) / float64(len(x)/2)
 	}
 	fmt.Printf("%d calls; unknown rows %.1f, known rows %.1f\n", r.Calls, mean[0], mean[1])
-	// Output: 16 calls; unknown rows 0.3, known rows 0.4
+	// Output: 10 calls; unknown rows 0.3, known rows 0.4
 }

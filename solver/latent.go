@@ -127,9 +127,15 @@ func LatentDefaults(op Operator, sigma float64, schedule *Schedule) Settings {
 	if schedule == nil {
 		schedule = defaultSchedule()
 	}
-	s := Defaults(taskOf(op), sigma, schedule)
+	task := taskOf(op)
+	if task == TaskDenoise {
+		task = TaskDenoiseUneven // what noise becomes in latents
+	}
+	s := Defaults(task, sigma, schedule)
+	s.Most = 0
+	s.Parameters = s.Budget(Standard)
 	s.TEnd, s.TLow = schedule.Nearest(latentGuided), schedule.Nearest(latentLow)
-	if task := taskOf(op); task == TaskInpaintRandom || task == TaskInpaintMask {
+	if task == TaskInpaintRandom || task == TaskInpaintMask {
 		s.TStar = schedule.Nearest(schedule.NoiseToSignal(s.TStar) / 2)
 	}
 	s.TStar = max(s.TStar, s.TEnd)

@@ -234,7 +234,14 @@ func (op *Weighted) ImageShape(y [4]int) [4]int { return imageShape(op.op, y) }
 func (op *Weighted) Counts(y [4]int) []int      { return counts(op.op, y) }
 func (op *Weighted) IsLinear() bool             { return isLinear(op.op) }
 func (op *Weighted) Lipschitz() float64         { return lipschitz(op.op) * op.most * op.most }
-func (op *Weighted) Task() Task                 { return taskOf(op.op) }
+
+// Task is that of the operator, but for noise that is the same everywhere.
+func (op *Weighted) Task() Task {
+	if t := taskOf(op.op); t != TaskDenoise {
+		return t
+	}
+	return TaskDenoiseUneven
+}
 
 // Free gives the memory of the weights and of the operator back.
 func (op *Weighted) Free() {

@@ -11,7 +11,7 @@ import (
 // Of several runs every image keeps the one that explains its measurement best, whatever the others of the batch do.
 func TestRestarts(t *testing.T) {
 	d := device(t)
-	p, prior := smallProblem(t, d, "denoise", 3)
+	p, prior := smallProblem(t, d, "inpaint", 3)
 	const n, calls = 4, 6
 	steps, total := 0, 0
 	s := Settings{Calls: calls, Restarts: n}
@@ -61,7 +61,7 @@ func TestRestarts(t *testing.T) {
 // A run that the context ends in the middle leaves the best of what there is.
 func TestRestartsEnd(t *testing.T) {
 	d := device(t)
-	p, prior := smallProblem(t, d, "denoise", 1)
+	p, prior := smallProblem(t, d, "inpaint", 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := Settings{Calls: 6, Restarts: 4}

@@ -134,6 +134,10 @@ func TestBatchAndSeed(t *testing.T) {
 					require.Equal(t, res[0], residual[i])
 				}
 				other, _ := run(p, Options{Seed: 6, First: 10})
+				if kind == "denoise" && (name == "Spin by DPM-Solver++" || name == "Spin by PNDM") {
+					require.Equal(t, whole, other, "it starts from the measurement, and no step draws noise")
+					return
+				}
 				require.NotEqual(t, whole, other)
 			})
 		}
@@ -475,8 +479,15 @@ func TestDefaults(t *testing.T) {
 		require.False(t, s.Keep)
 	}
 	s := Defaults(TaskDenoise, 0.05, nil)
+	require.InDelta(t, 0.05, defaultSchedule().NoiseToSignal(s.TStar), 0.003)
+	require.Equal(t, [3]int{0, 2, 1}, [3]int{s.K1, s.P, s.TLow})
+	require.True(t, s.Noisy)
+	require.Equal(t, 2, s.Budget(Best).P)
+	require.Equal(t, 1, s.Budget(1).P)
+	s = Defaults(TaskDenoiseUneven, 0.05, nil)
 	require.InDelta(t, 60, s.TStar, 4)
 	require.Equal(t, [2]int{2, 38}, [2]int{s.K1, s.P})
+	require.False(t, s.Noisy)
 	s = Defaults(TaskInpaintBox, 0.01, nil)
 	require.Equal(t, [2]int{3, 1}, [2]int{s.TEnd, s.TLow})
 	s = Defaults(TaskInpaintBox, 0, nil)
@@ -496,9 +507,15 @@ func TestDefaults(t *testing.T) {
 	there, here := Defaults("sr4", 0.05, scaled), Defaults("sr4", 0.05, nil)
 	require.InEpsilon(t, Linear(1000, 1e-4, 0.02).NoiseToSignal(here.TStar), scaled.NoiseToSignal(there.TStar), 0.01)
 
-	for calls, want := range map[int][2]int{0: {8, 32}, Fast: {3, 13}, Standard: {8, 32}, Best: {20, 80}, 1: {0, 1}, 2: {1, 1}} {
+	for calls, want := range map[int][2]int{0: {8, 32}, Fast: {2, 8}, 16: {3, 13}, Standard: {8, 32}, Best: {20, 80}, 1: {0, 1}, 2: {1, 1}} {
 		b := here.Budget(calls)
 		require.Equal(t, want, [2]int{b.K1, b.P}, "%d calls", calls)
+		require.Equal(t, here.Lam1, b.Lam1)
+		if calls == Fast {
+			require.InDelta(t, 2*here.Lam2, b.Lam2, 1e-12, "fewer calls have more noise to take away")
+		} else if calls == 0 || calls >= Standard {
+			require.Equal(t, here.Lam2, b.Lam2, "%d calls", calls)
+		}
 	}
 	for _, name := range []string{"", "sr1", "sr", "srx", "sr-4", "deblurring"} {
 		_, err := ParseTask(name)

@@ -14,7 +14,8 @@ const warmImage = 1 << 30
 // Sample makes n reconstructions of one image that share phase 1: it runs once, and phase 2 runs n times from what it
 // found, each with noise of its own. That costs K1 + n P denoiser calls on an image in place of n (K1 + P). The samples
 // differ by what phase 2 draws only; where something must be invented they are less different from one another than
-// those of Spin on a batch of n equal measurements, which begin apart. Result.Calls counts calls on the batch as one, as ever.
+// those of Spin on a batch of n equal measurements, which begin apart. Where the start is Noisy, more than one sample take the
+// whole budget of s.Calls: a few calls lead to the mean of what is plausible, which is the same for all. Result.Calls counts calls on the batch as one, as ever.
 func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (res *Result, err error) {
 	defer tensor.Catch(&err)
 	if n < 1 || p.Y == nil || p.Y.N() != 1 {
@@ -24,7 +25,11 @@ func Sample(ctx context.Context, p Problem, den Denoiser, s Settings, n int) (re
 	if schedule == nil {
 		schedule = scheduleOf(den)
 	}
+	budget := s.Calls
 	s.Parameters, s.Calls = s.parameters(p, schedule), 0
+	if s.Noisy && n > 1 {
+		s.P, s.Most = max(s.P, budget), 0
+	}
 	if s.Restarts == 0 {
 		s.Restarts = restartsOf(taskOf(p.Operator))
 	}

@@ -12,7 +12,11 @@ import (
 type Parameters struct {
 	TStar int // timestep of phase 1, and where phase 2 starts
 	K1    int // denoiser calls in phase 1
+	// Noisy takes the operator's own first guess for x at TStar as it is, with the measurement's noise in place of fresh noise.
+	// It is for operators whose guess is the picture with noise of the standard deviation sigma everywhere, as Denoise has it.
+	Noisy bool
 
+	Most  int     // of K1 + P, whatever the budget: more of them were found to do harm; 0: no limit
 	P     int     // denoiser calls in phase 2: timesteps from TStar to TLow, of which equal ones are merged; 0: phase 1 only
 	TLow  int     // last timestep
 	Power float64 // of the grid; 0 means 2
@@ -49,7 +53,7 @@ type Settings struct {
 
 // Spin reconstructs images from a measurement. With D the denoiser and g the first guess,
 //
-//	x = sqrt(a*) g + sqrt(1-a*) n                                      a* = abar(TStar)
+//	x = sqrt(a*) g + sqrt(1-a*) n                                      a* = abar(TStar); Noisy: x = sqrt(a*) g
 //	phase 1, K1 times:    x0 = correct(D(x, TStar));  x = sqrt(a*) x0 + sqrt(1-a*) n
 //	phase 2, for every t of the grid, a = abar(t), b = abar(next t):
 //	    x0 = D(x, t);  where guided: x0 = correct(x0)
@@ -60,7 +64,7 @@ type Settings struct {
 // With a first stage x and x0 are latents, g is encoded, and correct(x0) = E(correct(Dec(x0))): plain steps need no first
 // stage. Nothing is differentiated but the operator.
 //
-// Noise is drawn once at the start, once per phase 1 step and once per phase 2 step with s2 > 0. With Restarts all that is
+// Noise is drawn once at the start, unless that is Noisy, once per phase 1 step and once per phase 2 step with s2 > 0. With Restarts all that is
 // done several times, and the data choose.
 //
 // With a Transition other than Renoise, the last line of phase 2 is that sampler's, whether x0 was corrected or not; EtaU is
@@ -101,7 +105,13 @@ func (r *run) spin(s Parameters, by Transition) error {
 	r.total = s.K1 + len(grid)
 	star := r.s.AlphaBar(s.TStar)
 
-	r.begin(star)
+	if s.Noisy {
+		tidy := r.d.Tidy()
+		r.d.Blend(r.x, tensor.Blend{Terms: []tensor.Term{{X: firstGuess(r.c.Operator, r.c.Y), C: math.Sqrt(star)}}})
+		tidy()
+	} else {
+		r.begin(star)
+	}
 	for i := range s.K1 {
 		if fit := i + r.fits(r.total-i); fit < r.total && i >= s.Budget(max(fit, 1)).K1 {
 			break
@@ -186,6 +196,9 @@ func (s Parameters) checked(r *run) Parameters {
 		if !(v.v >= 0 && v.v <= v.top) {
 			tensor.Fail(op, "%s is %v, expected 0 to %v", v.name, v.v, v.top)
 		}
+	}
+	if s.Noisy && r.latents != nil {
+		tensor.Fail(op, "Noisy: the noise of a measurement is that of pictures, not of latents")
 	}
 	s.Inner1, s.Inner2 = r.c.choose(s.Inner1), r.c.choose(s.Inner2)
 	return s

@@ -70,6 +70,7 @@ type parameter struct {
 var parameters = []parameter{
 	{"tstar", "timestep of phase 1, and where phase 2 starts", func(p *solver.Parameters) []any { return []any{&p.TStar} }},
 	{"k1", "denoiser calls in phase 1", func(p *solver.Parameters) []any { return []any{&p.K1} }},
+	{"noisy", "start from the operator's first guess as it is, which has the noise of tstar", func(p *solver.Parameters) []any { return []any{&p.Noisy} }},
 	{"p", "denoiser calls in phase 2", func(p *solver.Parameters) []any { return []any{&p.P} }},
 	{"tlow", "last timestep", func(p *solver.Parameters) []any { return []any{&p.TLow} }},
 	{"power", "of the grid of timesteps", func(p *solver.Parameters) []any { return []any{&p.Power} }},

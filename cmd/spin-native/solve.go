@@ -39,7 +39,7 @@ func (f *solveFlags) register(c *cobra.Command) {
 	c.Flags().Uint64Var(&f.seed, "seed", 0, "seed of the noise; the same seed gives the same picture")
 	c.Flags().IntVar(&f.steps, "steps", 0, "denoiser calls; overrides --preset")
 	c.Flags().IntVar(&f.restarts, "restarts", 0, "whole runs, of which the one that explains the measurement best is kept (default 4 for phase, otherwise 1)")
-	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (16 denoiser calls), default (40) or best (100)")
+	c.Flags().StringVar(&f.preset, "preset", "default", "effort: fast (10 denoiser calls), default (40) or best (100)")
 	c.Flags().BoolVar(&f.quiet, "quiet", false, "no progress and no remarks")
 }
 
@@ -193,7 +193,7 @@ func solvePart(ctx context.Context, d *tensor.Device, p *prior, m *solver.Measur
 		return nil, usagef("--method %s works on pictures, and this prior on latents: use --method spin", by.name)
 	}
 	var res *solver.Result
-	if of.all > 1 && !p.trust.independent && by == methods[0] {
+	if of.all > 1 && (!p.trust.independent || settings.Noisy) && by == methods[0] {
 		res, err = solver.Sample(ctx, problem, p.den, settings, n)
 	} else {
 		many := problem
