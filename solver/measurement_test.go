@@ -39,6 +39,7 @@ func measurements(t testing.TB) map[string]*Measurement {
 		"gaussian":   {Kind: "blur", Kernel: gauss},
 		"motion":     {Kind: "blur", Kernel: motion, Note: "motion:9:0.5:3"},
 		"JPEG":       StandardJPEG(10, 2, 2).Spec(false),
+		"decimated":  {Kind: "decimate", Factor: 2, Kernel: motion},
 		"grey JPEG":  {Kind: "jpeg_box", Numbers: map[string]float64{"across": 1, "down": 1}, Arrays: map[string]Array{"tables": {Shape: []int{1, 64}, Data: ones(64)}}},
 		"quantize":   {Kind: "quantize", Numbers: map[string]float64{"levels": 8}},
 		"nonlinear":  {Kind: "compose", Parts: []Spec{{Kind: "response", Numbers: map[string]float64{"gamma": 2.2}}, {Kind: "blur", Kernel: gauss}}},

@@ -55,6 +55,7 @@ var kinds = map[string]kind{
 	"inpaint":    inpaintKind,
 	"downsample": downsampleKind,
 	"average":    downsampleKind,
+	"decimate":   decimateKind,
 	"blur":       blurKind,
 	"hdr":        hdrKind,
 	"quantize":   quantizeKind,

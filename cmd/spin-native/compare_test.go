@@ -137,7 +137,7 @@ func TestDeadlineFlag(t *testing.T) {
 	out := filepath.Join(dir, "out.png")
 	for _, method := range []string{"spin", "diffpir"} {
 		var r reconstructReport
-		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--task", "denoise", "--sigma", "0.2", "--prior", prior, "--method", method,
+		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--task", "inpaint", "--mask", "center:8", "--sigma", "0.2", "--prior", prior, "--method", method,
 			"--steps", "10000", "--deadline", "200ms", "--json", "--force", "-o", out, pic)), &r))
 		require.True(t, r.Deadline)
 		require.Positive(t, r.Calls)

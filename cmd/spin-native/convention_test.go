@@ -40,11 +40,20 @@ func TestConventions(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--force", "--prior", prior, "--steps", "2", "--json", "--sigma", "0.2", "-o", out, path)), &r))
 		require.InDelta(t, 4*sigma, r.Sigma, 1e-12, "--sigma is on the scale of the measurement")
 	}
-	m, _ := made("ddrm", "--task", "colorize")
+	m, path := made("diffpir", "--task", "decimate", "--scale", "4", "--kernel", "gaussian:9:2")
+	require.Equal(t, "decimate", m.Operator.Kind)
+	require.Equal(t, [3]int{3, 8, 8}, [3]int(m.Shape[1:]))
+	var decimated reconstructReport
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "reconstruct", "--force", "--prior", prior, "--steps", "2", "--json", "-o", filepath.Join(dir, "out.png"), path)), &decimated))
+	require.Equal(t, []any{"diffpir", "sr4", 32, 32}, []any{decimated.Convention, decimated.Task, decimated.Width, decimated.Height})
+	code, _, errs := spin(t, "degrade", "--task", "decimate", "--scale", "4", "-o", filepath.Join(dir, "no.png"), pic)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, errs, "--kernel")
+	m, _ = made("ddrm", "--task", "colorize")
 	require.Equal(t, "gray_mean", m.Operator.Kind)
-	m, path := made("dps", "--task", "denoise", "--sigma", "0.01", "--noise", "poisson:2")
+	m, path = made("dps", "--task", "denoise", "--sigma", "0.01", "--noise", "poisson:2")
 	require.Equal(t, solver.NoiseModel{Kind: "poisson", Level: 510}, m.Noise)
-	code, _, errs := spin(t, "reconstruct", "-o", filepath.Join(dir, "no.png"), "--noise", "poisson:3", path)
+	code, _, errs = spin(t, "reconstruct", "-o", filepath.Join(dir, "no.png"), "--noise", "poisson:3", path)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, errs, "says its noise itself")
 	first := func(m *solver.Measurement) int {

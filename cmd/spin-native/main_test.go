@@ -483,7 +483,7 @@ func TestInterrupt(t *testing.T) {
 	pic, out := picture(t, dir, 64, 64), filepath.Join(dir, "out.png")
 	ctx, cancel := context.WithCancel(context.Background())
 	time.AfterFunc(300*time.Millisecond, cancel)
-	code, stdout, errs := spinContext(t, ctx, "reconstruct", "--task", "denoise", "--sigma", "0.5", "--steps", "10000", "--prior", prior, "-o", out, pic)
+	code, stdout, errs := spinContext(t, ctx, "reconstruct", "--task", "inpaint", "--mask", "center:16", "--sigma", "0.5", "--steps", "10000", "--prior", prior, "-o", out, pic)
 	require.Equal(t, exitInterrupted, code, errs)
 	require.Empty(t, stdout)
 	require.Contains(t, errs, "interrupted")

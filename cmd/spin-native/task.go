@@ -97,20 +97,26 @@ var tasks = []*task{
 	},
 	{
 		name: "sr", flags: []string{"scale"}, sigma: 0.01,
-		help: `--scale N              N times larger in both directions (antialiased bicubic reduction undone)`,
-		check: func(f *taskFlags) error {
-			if f.scale < 2 || f.scale > 64 {
-				return usagef("--scale %d: expected 2 to 64", f.scale)
-			}
-			return nil
-		},
+		help:  `--scale N              N times larger in both directions (antialiased bicubic reduction undone)`,
+		check: checkScale,
 		spec: func(f *taskFlags, h, w int, _ io.Writer) (solver.Spec, error) {
-			if w%f.scale != 0 || h%f.scale != 0 {
-				return solver.Spec{}, fmt.Errorf("a picture of %d x %d pixels, which --scale %d does not divide: crop it to %d x %d first", w, h, f.scale, w/f.scale*f.scale, h/f.scale*f.scale)
-			}
-			return solver.Spec{Kind: f.words.reduce, Factor: f.scale}, nil
+			return solver.Spec{Kind: f.words.reduce, Factor: f.scale}, f.divides(h, w)
 		},
-		behind: func(f *taskFlags, h, w int) (int, int) { return h * f.scale, w * f.scale },
+		behind: timesScale,
+	},
+	{
+		name: "decimate", flags: []string{"scale", "kernel"}, need: "kernel", sigma: 0.01,
+		help: `--scale N --kernel ... a blur on a circle of which one pixel in N x N is kept, the first (the kernel flipped):
+                       what DiffPIR and USRNet call classical degradation`,
+		check: checkScale,
+		spec: func(f *taskFlags, h, w int, _ io.Writer) (solver.Spec, error) {
+			if err := f.divides(h, w); err != nil {
+				return solver.Spec{}, err
+			}
+			k, err := f.kernelOf()
+			return solver.Spec{Kind: "decimate", Factor: f.scale, Kernel: k, Note: note(f.kernel)}, err
+		},
+		behind: timesScale,
 	},
 	{
 		name: "deblur", flags: []string{"kernel"}, need: "kernel", sigma: 0.01,
@@ -301,8 +307,8 @@ func (f *taskFlags) registerOwn(c *cobra.Command) {
 	s.Uint64Var(&f.patternSeed, "pattern-seed", 0, "mri, cs, single-pixel: seed of what is chosen at random")
 	s.StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
 	s.BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
-	s.IntVar(&f.scale, "scale", 4, "sr: the factor")
-	s.StringVar(&f.kernel, "kernel", "", "deblur, nonlinear-blur: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+	s.IntVar(&f.scale, "scale", 4, "sr, decimate: the factor")
+	s.StringVar(&f.kernel, "kernel", "", "deblur, nonlinear-blur, decimate: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
 	s.IntVar(&f.quality, "quality", 10, "jpeg: the quality, 1 to 100, where the file itself is not at hand")
 	s.StringVar(&f.subsampling, "subsampling", "420", "jpeg: sampling of chroma, with --quality; 444, 422, 420, 440, 411 or grey")
 	s.BoolVar(&f.box, "jpeg-box", false, "jpeg: take the rounding as an interval without a distribution, for comparison")
@@ -443,6 +449,23 @@ func (f *taskFlags) usualSigma() (sigma float64) {
 	}
 	return sigma
 }
+
+func checkScale(f *taskFlags) error {
+	if f.scale < 2 || f.scale > 64 {
+		return usagef("--scale %d: expected 2 to 64", f.scale)
+	}
+	return nil
+}
+
+// divides refuses pictures whose sides --scale does not divide.
+func (f *taskFlags) divides(h, w int) error {
+	if w%f.scale != 0 || h%f.scale != 0 {
+		return fmt.Errorf("a picture of %d x %d pixels, which --scale %d does not divide: crop it to %d x %d first", w, h, f.scale, w/f.scale*f.scale, h/f.scale*f.scale)
+	}
+	return nil
+}
+
+func timesScale(f *taskFlags, h, w int) (int, int) { return h * f.scale, w * f.scale }
 
 func inpaintSpec(f *taskFlags, h, w int, stderr io.Writer) (solver.Spec, error) {
 	m, err := f.maskOf(h, w, stderr)
