@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -89,6 +90,21 @@ func (p *pixels) convCase() convCase {
 	return c
 }
 
+// eights makes a case one of channels in eights, three by three taps three times of four.
+func (c *convCase) eights(r *rand.Rand) {
+	c.n, c.h, c.w, c.cin, c.cout = 1+r.IntN(2), 1+r.IntN(12), 1+r.IntN(20), 8*(1+r.IntN(5)), 1+r.IntN(20)
+	c.size, c.stride, c.rightBottom, c.skip = 3, 1, false, 8*r.IntN(c.cin/8)
+	if r.IntN(4) == 0 {
+		c.size = 1
+	}
+	if c.sampling == kernels.Down2 {
+		c.sampling = kernels.Same
+	}
+	if c.shortcut > 0 {
+		c.shortcut = 24 * (1 + r.IntN(2)) // a third of it is in eights too
+	}
+}
+
 // Net checks every operation of the network side of b against the reference. With -short it leaves out large shapes.
 func Net(t *testing.T, b kernels.Backend) { net(t, b, kernels.F32) }
 
@@ -98,13 +114,14 @@ func Net(t *testing.T, b kernels.Backend) { net(t, b, kernels.F32) }
 func HalfNet(t *testing.T, b kernels.Backend) { net(t, b, kernels.F16) }
 
 // HalfConv is the part of HalfNet that random convolutions are, so many of them: for a backend that is told how to compute
-// them.
+// them. All but every fourth are three by three or one by one with channels in eights, as those of networks are, and small
+// enough for -short.
 func HalfConv(t *testing.T, b kernels.Backend, random uint64) {
-	convolutions(t, b, kernels.F16, uint64(len(convCases)), random)
+	convolutions(t, b, kernels.F16, uint64(len(convCases)), random, true)
 }
 
 // convolutions runs the listed cases from one on, and random ones.
-func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, random uint64) {
+func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, random uint64, eights bool) {
 	for seed := from; seed < uint64(len(convCases))+random; seed++ {
 		p := newPixels(b, 1000+seed)
 		p.t, p.kind = t, kind
@@ -112,7 +129,9 @@ func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, rand
 		if seed < uint64(len(convCases)) {
 			c = convCases[seed]
 		} else {
-			c = p.convCase()
+			if c = p.convCase(); eights && seed%4 != 0 {
+				c.eights(p.rng)
+			}
 		}
 		if c.stride == 0 {
 			c.stride = 1
@@ -130,7 +149,7 @@ func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, rand
 }
 
 func net(t *testing.T, b kernels.Backend, kind kernels.Type) {
-	convolutions(t, b, kind, 0, few(40))
+	convolutions(t, b, kind, 0, few(40), false)
 	for seed := range few(40) {
 		p := newPixels(b, 2000+seed)
 		p.t, p.kind = t, kind
