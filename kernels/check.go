@@ -112,3 +112,21 @@ func (f PointOp) Operands() (complexA, complexDst, needsB bool) {
 	complexA = f == PointReal || f == PointAbs || f == PointPhase
 	return complexA, f == PointComplex || f == PointPhase, f == PointMul || f == PointSaturate || f == PointPhase
 }
+
+// Quotients are alpha and beta of a step of conjugate gradients on one image, by the formulas of Conjugate; after is filled in.
+// before is nil at the first step.
+func Quotients(sums, before, after []float32) (alpha, beta float64) {
+	quotient := func(a, b float64) float64 {
+		if b == 0 {
+			return 0
+		}
+		return a / b
+	}
+	kappa, zr := float64(sums[0]), float64(sums[1])
+	if before != nil {
+		beta = quotient(zr, float64(before[0]))
+		kappa += beta * (2*float64(sums[2]) + beta*float64(before[1]))
+	}
+	after[0], after[1] = sums[1], float32(kappa)
+	return quotient(zr, kappa), beta
+}

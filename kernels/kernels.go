@@ -140,6 +140,7 @@ type Image interface {
 	Separable(*Separable)
 	Filter(*Filter)
 	Deconvolve(*Deconvolve)
+	Conjugate(*Conjugate)
 	Accelerate(*Accelerate)
 	Adam(*Adam)
 	Fourier(*Fourier)
@@ -321,6 +322,18 @@ type PreparedMatrix interface {
 	Shape() (rows, cols int)
 }
 
+// Products are an output of the operations that embed it, made along with Dst: sums over all elements of an image, accumulated
+// in float64,
+//
+//	Sums = [ Of.Dst, Of.With[0], Of.With[1] ]
+//
+// Of may be Dst, which means what it then holds; With, and Of otherwise, must not overlap it.
+type Products struct {
+	Sums View    // [N,1,1,1 to 3]: one more than there are in With; absent: none are wanted
+	Of   View    // of Dst's shape
+	With [2]View // optional, of Dst's shape
+}
+
 // Separable computes, per image and channel, with the matrices H (over rows) and W (over columns),
 //
 //	u   = H Src W^T
@@ -336,6 +349,7 @@ type Separable struct {
 	Alpha                    float32
 	Add                      View // optional
 	Beta                     float32
+	Products
 }
 
 // FilterWeights is an odd-sized two-dimensional kernel, row by row.
@@ -363,6 +377,7 @@ type Filter struct {
 	Alpha    float32
 	Add      View // optional
 	Beta     float32
+	Products
 }
 
 // Deconvolve divides by the squared spectrum of a kernel, on images without borders: what leaves on one side comes back on
@@ -401,22 +416,51 @@ type Blend struct {
 	Clip  bool // to [-1, 1]; a NaN stays one, so that a broken network is noticed
 	Mask  View // optional [N or 1,H,W,1 or C]
 	Else  View // optional
+	Products
 }
 
-// Stop freezes an image: a step does nothing to image n where Loss[n] <= Limit. Absent means that no image stops.
+// Conjugate is a step of conjugate gradients on B x = b with a symmetric positive definite B, in place, with R = b - B X. Z is
+// the preconditioned R, or R itself, W is B Z, and Sums are the Products [Z.W, Z.R, Z.S]:
+//
+//	beta  = Z.R / (Z.R)'                       primes are of the step before
+//	kappa = Z.W + 2 beta Z.S + beta^2 kappa'   which is P.S after this step
+//	alpha = Z.R / kappa
+//	P = Z + beta P;  S = W + beta S;  X = X + alpha P;  R = R - alpha S
+//
+// A quotient with a zero denominator is 0. Where Before is absent beta is 0, and P, S and the third sum are not read.
+type Conjugate struct {
+	X, R, P, S, Z, W View
+	Sums             View // [N,1,1,2 or 3]
+	Before, After    View // [N,1,1,2]: Z.R and kappa, of the step before and of this one; not the same memory
+}
+
+// Stop freezes an image: a step does nothing to image n where Loss[n] <= Limit * Count[n]. Absent means that no image stops.
 type Stop struct {
 	Loss  View // [N,1,1,1]
 	Limit float32
+	Count View // optional [N,1,1,1]
+}
+
+// Local is the data term 1/2 |r|^2 of a measurement that sees every element alone, so that a step can compute its gradient
+// itself:
+//
+//	r    = Gain x - Y, but at most 0 where Y >= High, and at least 0 where Y <= Low; 0 where Mask is zero
+//	Grad = Gain r
+type Local struct {
+	Y, Mask         View // of X's shape; the mask is optional, [N or 1,H,W,1 or C]
+	Gain, Low, High float32
+	Loss            View // optional output [N,1,1,1]: |r|^2 at the X that the step leaves. May be Stop.Loss; an image that stops keeps it
 }
 
 // Accelerate is one step of Nesterov's accelerated gradient on f(x) + Rho/2 |x - X0|^2, in place:
 //
 //	xn = Z - Step*(Grad + Rho*(Z-X0));  Z = xn + Momentum*(xn - X);  X = xn
 type Accelerate struct {
-	X, Z, Grad, X0 View
+	X, Z, Grad, X0 View // Grad is at Z
 	Step, Rho      float32
 	Momentum       float32
 	Stop           Stop
+	Local          Local // in place of Grad, where that is absent
 }
 
 // Adam is step T (from 1) of Adam on f(x) + Rho/2 |x - X0|^2, in place, with beta 0.9 and 0.999 and eps 1e-8:
@@ -428,6 +472,7 @@ type Adam struct {
 	Rate, Rho         float32
 	T                 int
 	Stop              Stop
+	Local             Local // in place of Grad, where that is absent
 }
 
 // Fourier is the unitary two-dimensional discrete Fourier transform of complex images, whose channels 2c and 2c+1 are
@@ -471,6 +516,7 @@ type Sparse struct {
 	Alpha    float32
 	Add      View // optional
 	Beta     float32
+	Products
 }
 
 // PointOp names a formula of Pointwise.

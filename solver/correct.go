@@ -171,29 +171,51 @@ func (c *corrector) fits(what string, x *tensor.Tensor, want [4]int) {
 	}
 }
 
-func (c *corrector) apply(x *tensor.Tensor) *tensor.Tensor {
+func (c *corrector) apply(x *tensor.Tensor) *tensor.Tensor  { return c.applyThen(x, plain) }
+func (c *corrector) vjp(x, r *tensor.Tensor) *tensor.Tensor { return c.vjpThen(x, r, plain) }
+
+// applyThen is A(x) with an ending.
+func (c *corrector) applyThen(x *tensor.Tensor, e ending) (y *tensor.Tensor) {
 	c.calls++
-	y := c.Operator.Apply(x)
+	if m, ok := c.Operator.(ender); ok {
+		y = m.applied(x, e)
+		c.fits("Apply", y, c.Y.Shape())
+		return y
+	}
+	y = c.Operator.Apply(x)
 	c.fits("Apply", y, c.Y.Shape())
-	return y
+	return e.of(y)
 }
 
-func (c *corrector) vjp(x, r *tensor.Tensor) *tensor.Tensor {
+// vjpThen is J^T r at x with an ending.
+func (c *corrector) vjpThen(x, r *tensor.Tensor, e ending) (g *tensor.Tensor) {
 	c.calls++
-	g := c.Operator.VJP(x, r)
+	if m, ok := c.Operator.(ender); ok && isLinear(c.Operator) {
+		g = m.adjoint(r, e)
+		c.fits("VJP", g, c.shape)
+		return g
+	}
+	g = c.Operator.VJP(x, r)
 	c.fits("VJP", g, c.shape)
-	return g
+	return e.of(g)
 }
 
 // residual is A(x) - y, or what the operator has in its place.
-func (c *corrector) residual(x *tensor.Tensor) *tensor.Tensor {
-	if m, ok := c.Operator.(Misfit); ok {
-		c.calls++
-		r := m.Misfit(x, c.Y)
-		c.fits("Misfit", r, c.Y.Shape())
-		return r
+func (c *corrector) residual(x *tensor.Tensor) *tensor.Tensor { return c.residualOf(x, nil) }
+
+// residualOf also makes |r|^2 of every image, where squares is there.
+func (c *corrector) residualOf(x, squares *tensor.Tensor) *tensor.Tensor {
+	m, ok := c.Operator.(Misfit)
+	if !ok {
+		return c.applyThen(x, ending{alpha: 1, add: c.Y, beta: -1, Products: tensor.Products{Sums: squares}})
 	}
-	return subtract(c.apply(x), c.Y)
+	c.calls++
+	r := m.Misfit(x, c.Y)
+	c.fits("Misfit", r, c.Y.Shape())
+	if squares != nil {
+		c.d.Dot(squares, r, r)
+	}
+	return r
 }
 
 // gradient is that of 1/2 |r|^2 at x, where r is the residual.
@@ -208,25 +230,55 @@ func (c *corrector) gradient(x, r *tensor.Tensor) *tensor.Tensor {
 	return g
 }
 
-// cg solves (A^T A + rho) d = A^T (y - A x0) from d = 0; x = x0 + d. The scalars of the recursion stay on the device,
-// one per image; a quotient whose denominator has become zero is zero, so an image that has converged rests.
+// slope is the gradient at x where the residual is of no other use.
+func (c *corrector) slope(x *tensor.Tensor) *tensor.Tensor {
+	s, ok := c.Operator.(sloper)
+	if !ok {
+		return c.gradient(x, c.residual(x))
+	}
+	c.calls += 2
+	g := s.slope(x, c.Y)
+	c.fits("slope", g, c.shape)
+	return g
+}
+
+// cg solves (A^T A + rho) d = A^T (y - A x0) from d = 0; x = x0 + d.
 func (c *corrector) cg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor {
-	d := c.d
-	back := c.vjp(nil, subtract(c.Y, c.apply(x0)))
-	x, r, p := copied(x0), copied(back), copied(back)
-	rs, next := d.Dot(nil, r, r), d.New(x0.N(), 1, 1, 1)
-	for range in.Steps {
+	x := copied(x0)
+	r := c.vjp(nil, c.applyThen(x0, ending{alpha: -1, add: c.Y, beta: 1}))
+	same := func(r *tensor.Tensor) *tensor.Tensor { return r }
+	c.conjugate(x, r, in.Steps, same, func(z *tensor.Tensor, p tensor.Products) *tensor.Tensor {
+		return c.vjpThen(nil, c.apply(z), ending{alpha: 1, add: z, beta: rho, Products: p})
+	})
+	return x
+}
+
+// conjugate makes steps of conjugate gradients on B x = b, where r = b - B x. It overwrites x and r. product is B z, with sums of
+// the products that it is asked for. The scalars of the recursion stay on the device, for each image; a quotient whose denominator
+// has become zero is zero, so an image that has converged rests.
+//
+// B is applied to z and not to the direction p: then the sums that the length of a step depends on can all be made along with B z,
+// and everything else is one operation (kernels.Conjugate). <p, B p> follows from them without the orthogonality that
+// rounding takes away.
+func (c *corrector) conjugate(x, r *tensor.Tensor, steps int, precondition func(r *tensor.Tensor) *tensor.Tensor,
+	product func(z *tensor.Tensor, p tensor.Products) *tensor.Tensor) {
+	d, n := c.d, x.N()
+	like := func() *tensor.Tensor { return d.New(n, x.H(), x.W(), x.C()) }
+	p, s := like(), like()
+	first, later := d.New(n, 1, 1, 2), d.New(n, 1, 1, 3)
+	scalars := [2]*tensor.Tensor{d.New(n, 1, 1, 2), d.New(n, 1, 1, 2)}
+	for i := range steps {
 		tidy := d.Tidy()
-		q := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.vjp(nil, c.apply(p)), C: 1}, {X: p, C: rho}}})
-		curvature := d.Dot(nil, p, q)
-		d.Blend(x, tensor.Blend{Terms: []tensor.Term{{X: x, C: 1}, {X: p, C: 1, Num: rs, Den: curvature}}})
-		d.Blend(r, tensor.Blend{Terms: []tensor.Term{{X: r, C: 1}, {X: q, C: -1, Num: rs, Den: curvature}}})
-		d.Dot(next, r, r)
-		d.Blend(p, tensor.Blend{Terms: []tensor.Term{{X: r, C: 1}, {X: p, C: 1, Num: next, Den: rs}}})
-		rs, next = next, rs
+		z := precondition(r)
+		step := tensor.Conjugate{X: x, R: r, P: p, S: s, Z: z, Sums: first, After: scalars[i%2]}
+		sums := tensor.Products{Sums: first, Of: z, With: [2]*tensor.Tensor{r}}
+		if i > 0 {
+			sums.With[1], sums.Sums, step.Sums, step.Before = s, later, later, scalars[1-i%2]
+		}
+		step.W = product(z, sums)
+		d.Conjugate(step)
 		tidy()
 	}
-	return x
 }
 
 // leastRho is where the dual equations become singular for float32. Below it pcg is cg.
@@ -243,30 +295,18 @@ func (c *corrector) pcg(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 	if rho < leastRho {
 		return c.cg(x0, rho, Inner{Steps: 3 * in.Steps})
 	}
-	d := c.d
-	r := subtract(c.Y, c.apply(x0))
-	u, p := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: r, C: 0}}}), copied(r)
-	rz, next := d.From(make([]float32, r.N()), r.N(), 1, 1, 1), d.New(r.N(), 1, 1, 1)
-	for range in.Steps {
-		tidy := d.Tidy()
-		z := c.precondition(r, rho)
-		d.Dot(next, r, z)
-		d.Blend(p, tensor.Blend{Terms: []tensor.Term{{X: z, C: 1}, {X: p, C: 1, Num: next, Den: rz}}}) // rz is 0 at first
-		q := d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.apply(c.vjp(nil, p)), C: 1}, {X: p, C: rho}}})
-		curvature := d.Dot(nil, p, q)
-		d.Blend(u, tensor.Blend{Terms: []tensor.Term{{X: u, C: 1}, {X: p, C: 1, Num: next, Den: curvature}}})
-		d.Blend(r, tensor.Blend{Terms: []tensor.Term{{X: r, C: 1}, {X: q, C: -1, Num: next, Den: curvature}}})
-		rz, next = next, rz
-		tidy()
+	r := c.applyThen(x0, ending{alpha: -1, add: c.Y, beta: 1})
+	u := scaled(r, 0)
+	precondition := func(r *tensor.Tensor) *tensor.Tensor {
+		c.calls++
+		z := c.Operator.(Preconditioner).Precondition(r, rho)
+		c.fits("Precondition", z, c.Y.Shape())
+		return z
 	}
-	return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: x0, C: 1}, {X: c.vjp(nil, u), C: 1}}})
-}
-
-func (c *corrector) precondition(r *tensor.Tensor, rho float64) *tensor.Tensor {
-	c.calls++
-	z := c.Operator.(Preconditioner).Precondition(r, rho)
-	c.fits("Precondition", z, c.Y.Shape())
-	return z
+	c.conjugate(u, r, in.Steps, precondition, func(z *tensor.Tensor, p tensor.Products) *tensor.Tensor {
+		return c.applyThen(c.vjp(nil, z), ending{alpha: 1, add: z, beta: rho, Products: p})
+	})
+	return c.vjpThen(nil, u, ending{alpha: 1, add: x0, beta: 1})
 }
 
 // fgd is Nesterov's accelerated gradient with step Rate/(L+rho):
@@ -275,15 +315,20 @@ func (c *corrector) precondition(r *tensor.Tensor, rho float64) *tensor.Tensor {
 func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor {
 	step := in.Rate / (lipschitz(c.Operator) + rho)
 	x, z := copied(x0), copied(x0)
+	local, stop := c.local(x, in)
 	theta := 1.0
 	for range in.Steps {
 		next := (1 + math.Sqrt(1+4*theta*theta)) / 2
 		tidy := c.d.Tidy()
-		a := tensor.Accelerate{X: x, Z: z, X0: x0, Step: step, Rho: rho, Momentum: (theta - 1) / next}
-		if c.stops(in) {
-			a.Stop = c.stop(c.residual(x), in) // the rule is about x, the gradient about z
+		a := tensor.Accelerate{X: x, Z: z, X0: x0, Step: step, Rho: rho, Momentum: (theta - 1) / next, Stop: stop, Local: local}
+		if stop.Loss != nil {
+			c.loss(x, stop, local) // the rule is about x, the gradient about z
 		}
-		a.Grad = c.gradient(z, c.residual(z))
+		if local.Y == nil {
+			a.Grad = c.slope(z)
+		} else {
+			c.calls += 2
+		}
 		c.d.Accelerate(a)
 		tidy()
 		theta = next
@@ -292,36 +337,56 @@ func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 }
 
 func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor {
-	x, zero := copied(x0), tensor.Blend{Terms: []tensor.Term{{X: x0, C: 0}}}
-	m, v := c.d.Blend(nil, zero), c.d.Blend(nil, zero)
+	x := copied(x0)
+	m, v := scaled(x0, 0), scaled(x0, 0)
+	local, stop := c.local(x, in)
 	for t := range in.Steps {
 		tidy := c.d.Tidy()
-		r := c.residual(x)
-		a := tensor.Adam{X: x, M: m, V: v, X0: x0, Rate: in.Rate, Rho: rho, T: t + 1}
-		if c.stops(in) {
-			a.Stop = c.stop(r, in)
+		a := tensor.Adam{X: x, M: m, V: v, X0: x0, Rate: in.Rate, Rho: rho, T: t + 1, Stop: stop, Local: local}
+		switch {
+		case local.Y != nil:
+			c.calls += 2
+		case stop.Loss != nil:
+			a.Grad = c.gradient(x, c.loss(x, stop, local))
+		default:
+			a.Grad = c.slope(x)
 		}
-		a.Grad = c.gradient(x, r)
 		c.d.Adam(a)
 		tidy()
 	}
 	return x
 }
 
-func (c *corrector) stops(in Inner) bool { return in.Stop > 0 && c.Sigma > 0 }
+// local is the data term of an operator that sees every element alone, and the rule by which images stop: |r|^2 / count against
+// Stop sigma^2, on the device. Of a local data term |r|^2 is told by every step for the next one, and so it is there at first.
+func (c *corrector) local(x *tensor.Tensor, in Inner) (l tensor.Local, s tensor.Stop) {
+	if in.Stop > 0 && c.Sigma > 0 {
+		s = tensor.Stop{Loss: c.d.New(x.N(), 1, 1, 1), Limit: in.Stop * c.Sigma * c.Sigma, Count: c.weight}
+	}
+	if p, ok := c.Operator.(pixelwise); ok {
+		l = p.local(c.Y)
+		if l.Loss = s.Loss; s.Loss != nil {
+			c.residualOf(x, s.Loss)
+		}
+	}
+	return l, s
+}
 
-// stop compares |r|^2 / count with Stop sigma^2 on the device.
-func (c *corrector) stop(r *tensor.Tensor, in Inner) tensor.Stop {
-	mean := c.d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: c.d.Dot(nil, r, r), C: 1, Num: c.ones, Den: c.weight}}})
-	return tensor.Stop{Loss: mean, Limit: in.Stop * c.Sigma * c.Sigma}
+// loss fills in |r|^2 of the rule, and returns r, where no step did.
+func (c *corrector) loss(x *tensor.Tensor, s tensor.Stop, l tensor.Local) *tensor.Tensor {
+	if l.Y != nil {
+		return nil
+	}
+	return c.residualOf(x, s.Loss)
 }
 
 // residuals is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where x explains the measurement up to its noise.
 // Where sigma is 0 it is the mean square |A(x)-y|^2 / count itself. The certificates look at the same residuals closely.
 func (c *corrector) residuals(x *tensor.Tensor) ([]float64, []Certificate, error) {
 	defer c.d.Tidy()()
-	r := c.residual(x)
-	squares, err := c.d.Dot(nil, r, r).Floats()
+	sums := c.d.New(x.N(), 1, 1, 1)
+	r := c.residualOf(x, sums)
+	squares, err := sums.Floats()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -95,28 +95,29 @@ func mixtures(m, n int, seed uint64) *matrix {
 	return out
 }
 
-func (op *BlockSensing) Apply(x *tensor.Tensor) (y *tensor.Tensor) {
+func (op *BlockSensing) Apply(x *tensor.Tensor) *tensor.Tensor { return op.applied(x, plain) }
+
+func (op *BlockSensing) applied(x *tensor.Tensor, e ending) (y *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&y)()
 	size := op.h * op.w / op.numbers
 	b := d.Product(d.New(x.N(), op.numbers, size, x.C()), x, tensor.Product{M: op.order, Alpha: 1})
-	return d.Separable(nil, b, tensor.Separable{H: op.blocks, W: op.mix, Alpha: 1})
+	return separable([2]*tensor.Matrix{op.blocks, op.mix}, b, e)
 }
 
-func (op *BlockSensing) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.add(nil, r, 1) }
+func (op *BlockSensing) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.adjoint(r, plain) }
 
-// add is x0 + gain A^T r; x0 may be nil.
-func (op *BlockSensing) add(x0, r *tensor.Tensor, gain float64) (x *tensor.Tensor) {
+func (op *BlockSensing) adjoint(r *tensor.Tensor, e ending) (x *tensor.Tensor) {
 	d := r.Device()
 	defer d.Tidy(&x)()
-	b := d.Separable(nil, r, tensor.Separable{H: op.blocks, W: op.back, Alpha: gain})
-	return d.Product(d.New(r.N(), op.h, op.w, r.C()), b, tensor.Product{M: op.order, Adjoint: true, Alpha: 1, Add: x0, Beta: 1})
+	b := separable([2]*tensor.Matrix{op.blocks, op.back}, r, plain)
+	return d.Product(d.New(r.N(), op.h, op.w, r.C()), b, tensor.Product{M: op.order, Adjoint: true, Alpha: e.alpha, Add: e.add, Beta: e.beta, Products: e.Products})
 }
 
 // Prox is x0 + A^T (y - A x0) / (1 + rho).
 func (op *BlockSensing) Prox(x0, y *tensor.Tensor, rho float64) (x *tensor.Tensor) {
 	defer y.Device().Tidy(&x)()
-	return op.add(x0, subtract(y, op.Apply(x0)), 1/(1+rho))
+	return op.adjoint(op.applied(x0, ending{alpha: -1, add: y, beta: 1}), ending{alpha: 1 / (1 + rho), add: x0, beta: 1})
 }
 
 // Guess is the smallest picture that explains y.

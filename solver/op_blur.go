@@ -41,20 +41,29 @@ func NewBlur(d *tensor.Device, h, w int, k *BlurKernel) (op *Blur, err error) {
 	return op, nil
 }
 
-func (op *Blur) Apply(x *tensor.Tensor) *tensor.Tensor {
+func (op *Blur) Apply(x *tensor.Tensor) *tensor.Tensor { return op.applied(x, plain) }
+
+func (op *Blur) applied(x *tensor.Tensor, e ending) *tensor.Tensor {
 	if op.filter != nil {
-		return op.d.Filter(nil, x, tensor.Filter{Kernel: op.filter, Alpha: 1})
+		return op.d.Filter(nil, x, tensor.Filter{Kernel: op.filter, Alpha: e.alpha, Add: e.add, Beta: e.beta, Products: e.Products})
 	}
-	return op.d.Separable(nil, x, tensor.Separable{H: op.along[0], W: op.along[1], Alpha: 1})
+	return separable(op.along, x, e)
+}
+
+// separable is a map by two matrices, with an ending.
+func separable(m [2]*tensor.Matrix, x *tensor.Tensor, e ending) *tensor.Tensor {
+	return x.Device().Separable(nil, x, tensor.Separable{H: m[0], W: m[1], Alpha: e.alpha, Add: e.add, Beta: e.beta, Products: e.Products})
 }
 
 // VJP is the adjoint: the correlation with the flipped kernel into the mirrored margin, folded back onto the pixels that
 // the margin was copied from.
-func (op *Blur) VJP(_, r *tensor.Tensor) *tensor.Tensor {
+func (op *Blur) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.adjoint(r, plain) }
+
+func (op *Blur) adjoint(r *tensor.Tensor, e ending) *tensor.Tensor {
 	if op.filter != nil {
-		return op.d.Filter(nil, r, tensor.Filter{Kernel: op.filter, Adjoint: true, Alpha: 1})
+		return op.d.Filter(nil, r, tensor.Filter{Kernel: op.filter, Adjoint: true, Alpha: e.alpha, Add: e.add, Beta: e.beta, Products: e.Products})
 	}
-	return op.d.Separable(nil, r, tensor.Separable{H: op.back[0], W: op.back[1], Alpha: 1})
+	return separable(op.back, r, e)
 }
 
 // Precondition solves with the blur of a picture without borders, on a circle on which the borders fade out.

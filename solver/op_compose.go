@@ -10,11 +10,18 @@ func Compose(first Operator, then ...Operator) *Composition {
 	return &Composition{append([]Operator{first}, then...)}
 }
 
-func (c *Composition) Apply(x *tensor.Tensor) *tensor.Tensor {
-	for _, op := range c.parts {
-		x = op.Apply(x)
+func (c *Composition) Apply(x *tensor.Tensor) *tensor.Tensor { return c.applied(x, plain) }
+
+func (c *Composition) applied(x *tensor.Tensor, e ending) *tensor.Tensor {
+	return applied(c.last(), c.before(x), e)
+}
+
+// adjoint is that of linear parts.
+func (c *Composition) adjoint(r *tensor.Tensor, e ending) *tensor.Tensor {
+	for i := len(c.parts) - 1; i > 0; i-- {
+		r = c.parts[i].VJP(nil, r)
 	}
-	return x
+	return adjoint(c.parts[0], r, e)
 }
 
 // VJP is J1^T J2^T ... Jn^T r, each taken where the part stands in the chain.

@@ -195,10 +195,12 @@ func ramp(n int, width float64) *matrix {
 	})
 }
 
-func (op *CT) Apply(x *tensor.Tensor) (y *tensor.Tensor) {
+func (op *CT) Apply(x *tensor.Tensor) *tensor.Tensor { return op.applied(x, plain) }
+
+func (op *CT) applied(x *tensor.Tensor, e ending) (y *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&y)()
-	return d.Product(d.New(x.N(), op.views, op.detectors, 1), op.mean.of(x), tensor.Product{M: op.m, Alpha: 1})
+	return d.Product(d.New(x.N(), op.views, op.detectors, 1), op.mean.of(x), tensor.Product{M: op.m, Alpha: e.alpha, Add: e.add, Beta: e.beta, Products: e.Products})
 }
 
 // back is R^T r / |R|.
@@ -207,9 +209,11 @@ func (op *CT) back(r *tensor.Tensor) *tensor.Tensor {
 	return d.Product(d.New(r.N(), op.h, op.w, 1), r, tensor.Product{M: op.m, Adjoint: true, Alpha: 1})
 }
 
-func (op *CT) VJP(_, r *tensor.Tensor) (g *tensor.Tensor) {
+func (op *CT) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.adjoint(r, plain) }
+
+func (op *CT) adjoint(r *tensor.Tensor, e ending) (g *tensor.Tensor) {
 	defer r.Device().Tidy(&g)()
-	return op.mean.spread(nil, op.back(r), 1)
+	return op.mean.adjoint(op.back(r), e)
 }
 
 // Guess is the filtered back projection, within [-1,1].

@@ -1,6 +1,10 @@
 package solver
 
-import "github.com/spin-native/spin/tensor"
+import (
+	"math"
+
+	"github.com/spin-native/spin/tensor"
+)
 
 // Denoise is A(x) = x: the measurement is the picture itself, with noise.
 type Denoise struct{}
@@ -11,6 +15,10 @@ func (Denoise) IsLinear() bool                         { return true }
 func (Denoise) Lipschitz() float64                     { return 1 }
 func (Denoise) Guess(y *tensor.Tensor) *tensor.Tensor  { return y }
 func (Denoise) Task() Task                             { return TaskDenoise }
+
+func (Denoise) local(y *tensor.Tensor) tensor.Local {
+	return tensor.Local{Y: y, Gain: 1, Low: math.Inf(-1), High: math.Inf(1)}
+}
 
 // Prox is (y + rho x0) / (1 + rho).
 func (Denoise) Prox(x0, y *tensor.Tensor, rho float64) *tensor.Tensor {

@@ -78,13 +78,16 @@ func (op *Downsample) Free() {
 	}
 }
 
-func (op *Downsample) Apply(x *tensor.Tensor) *tensor.Tensor {
-	return x.Device().Separable(nil, x, tensor.Separable{H: op.down[0], W: op.down[1], Alpha: 1})
-}
+func (op *Downsample) Apply(x *tensor.Tensor) *tensor.Tensor { return op.applied(x, plain) }
 
 // VJP is Wh^T r Ww.
-func (op *Downsample) VJP(_, r *tensor.Tensor) *tensor.Tensor {
-	return r.Device().Separable(nil, r, tensor.Separable{H: op.up[0], W: op.up[1], Alpha: 1})
+func (op *Downsample) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.adjoint(r, plain) }
+
+func (op *Downsample) applied(x *tensor.Tensor, e ending) *tensor.Tensor {
+	return separable(op.down, x, e)
+}
+func (op *Downsample) adjoint(r *tensor.Tensor, e ending) *tensor.Tensor {
+	return separable(op.up, r, e)
 }
 
 // Prox is exact, with W W^T = U diag(l) U^T along both axes:

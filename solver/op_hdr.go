@@ -55,6 +55,12 @@ func (op *HDR) Misfit(x, y *tensor.Tensor) *tensor.Tensor {
 // MisfitVJP is gain r: where the residual is not one-sided it is linear, and elsewhere r is zero.
 func (op *HDR) MisfitVJP(_, r *tensor.Tensor) *tensor.Tensor { return scaled(r, op.gain) }
 
+// local is the data term of Misfit.
+func (op *HDR) local(y *tensor.Tensor) tensor.Local {
+	clipped := y.Device().Pointwise(nil, kernels.PointClip, y, nil, -1, 1)
+	return tensor.Local{Y: clipped, Gain: op.gain, Low: -1 + op.margin(), High: 1 - op.margin()}
+}
+
 func (op *HDR) Lipschitz() float64 { return op.gain * op.gain }
 
 // Guess is y/gain, and where y is saturated the middle of what the pixel can be.

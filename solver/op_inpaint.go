@@ -49,6 +49,10 @@ func (op *Inpaint) Apply(x *tensor.Tensor) *tensor.Tensor {
 // VJP is m r.
 func (op *Inpaint) VJP(_, r *tensor.Tensor) *tensor.Tensor { return op.Apply(r) }
 
+func (op *Inpaint) local(y *tensor.Tensor) tensor.Local {
+	return tensor.Local{Y: y, Mask: op.m, Gain: 1, Low: math.Inf(-1), High: math.Inf(1)}
+}
+
 // Restrict clears what lies in the holes of y.
 func (op *Inpaint) Restrict(y *tensor.Tensor) *tensor.Tensor { return op.Apply(y) }
 

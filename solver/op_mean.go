@@ -31,10 +31,14 @@ func (m mean) of(x *tensor.Tensor) *tensor.Tensor {
 
 // spread is x0 + gain M^T g; x0 may be nil, for none.
 func (m mean) spread(x0, g *tensor.Tensor, gain float64) *tensor.Tensor {
+	return m.adjoint(g, ending{alpha: gain, add: x0, beta: 1})
+}
+
+func (m mean) adjoint(g *tensor.Tensor, e ending) *tensor.Tensor {
 	d := g.Device()
-	terms := []tensor.Term{{X: g, C: gain / float64(m.c)}}
-	if x0 != nil {
-		terms = append(terms, tensor.Term{X: x0, C: 1})
+	terms := []tensor.Term{{X: g, C: e.alpha / float64(m.c)}}
+	if e.add != nil {
+		terms = append(terms, tensor.Term{X: e.add, C: e.beta})
 	}
-	return d.Blend(d.New(g.N(), g.H(), g.W(), m.c), tensor.Blend{Terms: terms})
+	return d.Blend(d.New(g.N(), g.H(), g.W(), m.c), tensor.Blend{Terms: terms, Products: e.Products})
 }

@@ -103,7 +103,20 @@ const leastModulus = 1e-8
 // VJP is gain crop Re F^-1( r F u / |F u| ).
 func (op *Phase) VJP(x, r *tensor.Tensor) (g *tensor.Tensor) {
 	defer op.d.Tidy(&g)()
-	z := op.d.Pointwise(nil, kernels.PointPhase, op.transform(x), r, leastModulus, 0)
+	return op.back(op.transform(x), r)
+}
+
+// slope transforms x once where Apply and VJP do it twice.
+func (op *Phase) slope(x, y *tensor.Tensor) (g *tensor.Tensor) {
+	defer op.d.Tidy(&g)()
+	z := op.transform(x)
+	return op.back(z, subtract(op.d.Pointwise(nil, kernels.PointAbs, z, nil, 0, 0), y))
+}
+
+// back is gain crop Re F^-1( r z / |z| ), in place of z.
+func (op *Phase) back(z, r *tensor.Tensor) (g *tensor.Tensor) {
+	defer op.d.Tidy(&g)()
+	op.d.Pointwise(z, kernels.PointPhase, z, r, leastModulus, 0)
 	v := op.d.Pointwise(nil, kernels.PointReal, op.d.Fourier(z, z, true), nil, 0, 0)
 	return op.d.Separable(nil, v, tensor.Separable{H: op.cut[0], W: op.cut[1], Alpha: op.gain})
 }

@@ -105,6 +105,62 @@ type Keeper interface {
 // Tasker operators name the row of the table of defaults that fits them.
 type Tasker interface{ Task() Task }
 
+// ending is what follows a map in the operation that ends it: alpha A(x) + beta add, where add may be nil, and sums of products of
+// that.
+type ending struct {
+	alpha float64
+	add   *tensor.Tensor
+	beta  float64
+	tensor.Products
+}
+
+var plain = ending{alpha: 1}
+
+// of is the ending as an operation of its own.
+func (e ending) of(x *tensor.Tensor) *tensor.Tensor {
+	if e == plain {
+		return x
+	}
+	terms := []tensor.Term{{X: x, C: e.alpha}}
+	if e.add != nil {
+		terms = append(terms, tensor.Term{X: e.add, C: e.beta})
+	}
+	return x.Device().Blend(nil, tensor.Blend{Terms: terms, Products: e.Products})
+}
+
+// ender operators end A, and where they are linear A^T, in an operation that an ending can be part of: it costs no passes over
+// memory then.
+type ender interface {
+	applied(x *tensor.Tensor, e ending) *tensor.Tensor
+	adjoint(r *tensor.Tensor, e ending) *tensor.Tensor
+}
+
+// applied is A(x) with an ending, for a part of another operator.
+func applied(op Operator, x *tensor.Tensor, e ending) *tensor.Tensor {
+	if m, ok := op.(ender); ok {
+		return m.applied(x, e)
+	}
+	return e.of(op.Apply(x))
+}
+
+// adjoint is A^T r with an ending, for a linear part of another operator.
+func adjoint(op Operator, r *tensor.Tensor, e ending) *tensor.Tensor {
+	if m, ok := op.(ender); ok {
+		return m.adjoint(r, e)
+	}
+	return e.of(op.VJP(nil, r))
+}
+
+// pixelwise operators see every element alone: local is their data term, which steps along its gradient compute themselves.
+type pixelwise interface {
+	local(y *tensor.Tensor) tensor.Local
+}
+
+// sloper operators know the gradient of 1/2 |A(x)-y|^2 for less than A and its transposed Jacobian cost one after the other.
+type sloper interface {
+	slope(x, y *tensor.Tensor) *tensor.Tensor
+}
+
 // Problem is one measurement, or a batch of measurements by the same operator.
 type Problem struct {
 	Operator Operator

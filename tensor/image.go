@@ -17,6 +17,42 @@ type Blend struct {
 	Clip  bool    // to [-1, 1]
 	Mask  *Tensor // optional [N or 1,H,W,1 or C]: where it is zero, Else is taken
 	Else  *Tensor // optional; absent means 0
+	Products
+}
+
+// Products are sums that an operation makes along with its result, into Sums [N,1,1,1 to 3]: of the result, and of the one or two
+// With, each times Of, which is the result itself where it is nil. See kernels.Products.
+type Products struct {
+	Sums, Of *Tensor // nil Sums: none are wanted
+	With     [2]*Tensor
+}
+
+func (d *Device) products(op string, dst *Tensor, p Products) (k kernels.Products) {
+	if p.Sums == nil {
+		return k
+	}
+	if p.Of == nil {
+		p.Of = dst
+	}
+	sameShape(op, dst, p.Of, "factor of products")
+	k.Of = d.view(op, p.Of)
+	count := 1
+	for i, w := range p.With {
+		if w == nil {
+			continue
+		}
+		if i != count-1 || w == dst {
+			Fail(op, "the second operand of products is there without the first, or an operand is the result")
+		}
+		sameShape(op, dst, w, "operand of products")
+		k.With[i] = d.view(op, w)
+		count++
+	}
+	if want := [4]int{dst.N(), 1, 1, count}; p.Sums.Shape() != want {
+		Fail(op, "sums of products have shape %v, expected %v", p.Sums, want)
+	}
+	k.Sums = d.own(op, p.Sums)
+	return k
 }
 
 // Blend evaluates b into dst. The result has the shape of dst, or of the first term where dst is nil.
@@ -46,6 +82,7 @@ func (d *Device) Blend(dst *Tensor, b Blend) *Tensor {
 	if b.Else != nil {
 		sameShape(op, dst, b.Else, "else")
 	}
+	k.Products = d.products(op, dst, b.Products)
 	d.b.Blend(&k)
 	return dst
 }
@@ -98,6 +135,7 @@ type Separable struct {
 	Alpha                    float64
 	Add                      *Tensor
 	Beta                     float64
+	Products
 }
 
 // Separable evaluates s on src into dst.
@@ -125,6 +163,7 @@ func (d *Device) Separable(dst, src *Tensor, s Separable) *Tensor {
 		Dst: d.own(op, dst), Src: d.view(op, src), H: s.H.m, W: s.W.m,
 		RowSpectrum: d.view(op, s.RowSpectrum), ColSpectrum: d.view(op, s.ColSpectrum),
 		Rho: float32(s.Rho), Alpha: float32(s.Alpha), Add: d.view(op, s.Add), Beta: float32(s.Beta),
+		Products: d.products(op, dst, s.Products),
 	})
 	return dst
 }
@@ -152,6 +191,7 @@ type Filter struct {
 	Alpha   float64
 	Add     *Tensor
 	Beta    float64
+	Products
 }
 
 // Filter evaluates f on src into dst.
@@ -172,7 +212,7 @@ func (d *Device) Filter(dst, src *Tensor, f Filter) *Tensor {
 	}
 	d.b.Filter(&kernels.Filter{
 		Dst: d.own(op, dst), Src: d.view(op, src), Kernel: f.Kernel.k, Adjoint: f.Adjoint,
-		Alpha: float32(f.Alpha), Add: d.view(op, f.Add), Beta: float32(f.Beta),
+		Alpha: float32(f.Alpha), Add: d.view(op, f.Add), Beta: float32(f.Beta), Products: d.products(op, dst, f.Products),
 	})
 	return dst
 }
@@ -239,6 +279,7 @@ type Product struct {
 	Alpha   float64
 	Add     *Tensor
 	Beta    float64
+	Products
 }
 
 // Product evaluates p on src into dst, whose height and width are its own: only the number of pixels must be that of the
@@ -269,7 +310,7 @@ func (d *Device) Product(dst, src *Tensor, p Product) *Tensor {
 	}
 	d.b.Sparse(&kernels.Sparse{
 		Dst: d.own(op, dst), Src: d.view(op, src), M: p.M.m, Adjoint: p.Adjoint,
-		Alpha: float32(p.Alpha), Add: d.view(op, p.Add), Beta: float32(p.Beta),
+		Alpha: float32(p.Alpha), Add: d.view(op, p.Add), Beta: float32(p.Beta), Products: d.products(op, dst, p.Products),
 	})
 	return dst
 }
@@ -318,54 +359,123 @@ func (d *Device) Pointwise(dst *Tensor, f kernels.PointOp, a, b *Tensor, lo, hi 
 	return dst
 }
 
-// Stop freezes an image whose Loss [N,1,1,1] is at or below Limit. A nil Loss means that no image stops.
+// Conjugate is a step of conjugate gradients; see kernels.Conjugate. Before is nil at the first step.
+type Conjugate struct {
+	X, R, P, S, Z, W    *Tensor
+	Sums, Before, After *Tensor
+}
+
+// Conjugate updates X, R, P and S in place, and fills After.
+func (d *Device) Conjugate(c Conjugate) {
+	const op = "tensor.Conjugate"
+	for _, t := range []*Tensor{c.R, c.P, c.S, c.Z, c.W} {
+		sameShape(op, c.X, t, "operand")
+	}
+	sums := 3
+	if c.Before == nil {
+		sums = c.Sums.C()
+	}
+	for _, t := range []struct {
+		t *Tensor
+		c int
+	}{{c.Sums, max(sums, 2)}, {c.Before, 2}, {c.After, 2}} {
+		if want := [4]int{c.X.N(), 1, 1, t.c}; t.t != nil && t.t.Shape() != want {
+			Fail(op, "scalars of a step have shape %v, expected %v", t.t, want)
+		}
+	}
+	if c.Before == c.After {
+		Fail(op, "the scalars of the step before and of this one are the same tensor")
+	}
+	d.b.Conjugate(&kernels.Conjugate{
+		X: d.own(op, c.X), R: d.own(op, c.R), P: d.own(op, c.P), S: d.own(op, c.S), Z: d.view(op, c.Z), W: d.view(op, c.W),
+		Sums: d.view(op, c.Sums), Before: d.view(op, c.Before), After: d.own(op, c.After),
+	})
+}
+
+// Stop freezes an image whose Loss [N,1,1,1] is at or below Limit, times its Count [N,1,1,1] where there is one. A nil Loss means
+// that no image stops.
 type Stop struct {
 	Loss  *Tensor
 	Limit float64
+	Count *Tensor
 }
 
-// Accelerate is one step of Nesterov's accelerated gradient; see kernels.Accelerate.
+func (d *Device) stop(op string, x *Tensor, s Stop) kernels.Stop {
+	d.scalars(op, x, s.Loss)
+	d.scalars(op, x, s.Count)
+	return kernels.Stop{Loss: d.view(op, s.Loss), Limit: float32(s.Limit), Count: d.view(op, s.Count)}
+}
+
+// Local is the data term of a measurement that sees every element alone, from which a step computes the gradient itself; see
+// kernels.Local. Low and High are infinite where nothing is one-sided. A nil Y means that the gradient is given.
+type Local struct {
+	Y, Mask         *Tensor
+	Gain, Low, High float64
+	Loss            *Tensor // optional [N,1,1,1]: |r|^2 after the step
+}
+
+func (d *Device) local(op string, x, grad *Tensor, l Local) (k kernels.Local) {
+	if (grad == nil) == (l.Y == nil) {
+		Fail(op, "expected either a gradient or a local data term")
+	}
+	if l.Y == nil {
+		sameShape(op, x, grad, "operand")
+		return k
+	}
+	sameShape(op, x, l.Y, "measurement")
+	if l.Mask != nil {
+		d.repeats(op, x, l.Mask, "mask")
+	}
+	k = kernels.Local{Y: d.view(op, l.Y), Mask: d.view(op, l.Mask), Gain: float32(l.Gain), Low: float32(l.Low), High: float32(l.High)}
+	if l.Loss != nil {
+		d.scalars(op, x, l.Loss)
+		k.Loss = d.own(op, l.Loss)
+	}
+	return k
+}
+
+// Accelerate is one step of Nesterov's accelerated gradient; see kernels.Accelerate. Either Grad or Local is given.
 type Accelerate struct {
 	X, Z, Grad, X0      *Tensor
 	Step, Rho, Momentum float64
 	Stop                Stop
+	Local               Local
 }
 
 // Accelerate updates X and Z in place.
 func (d *Device) Accelerate(a Accelerate) {
 	const op = "tensor.Accelerate"
-	for _, t := range []*Tensor{a.Z, a.Grad, a.X0} {
+	for _, t := range []*Tensor{a.Z, a.X0} {
 		sameShape(op, a.X, t, "operand")
 	}
-	d.scalars(op, a.X, a.Stop.Loss)
 	d.b.Accelerate(&kernels.Accelerate{
 		X: d.own(op, a.X), Z: d.own(op, a.Z), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
 		Step: float32(a.Step), Rho: float32(a.Rho), Momentum: float32(a.Momentum),
-		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
+		Stop: d.stop(op, a.X, a.Stop), Local: d.local(op, a.X, a.Grad, a.Local),
 	})
 }
 
-// Adam is step T of Adam; see kernels.Adam.
+// Adam is step T of Adam; see kernels.Adam. Either Grad or Local is given.
 type Adam struct {
 	X, M, V, Grad, X0 *Tensor
 	Rate, Rho         float64
 	T                 int
 	Stop              Stop
+	Local             Local
 }
 
 // Adam updates X, M and V in place.
 func (d *Device) Adam(a Adam) {
 	const op = "tensor.Adam"
-	for _, t := range []*Tensor{a.M, a.V, a.Grad, a.X0} {
+	for _, t := range []*Tensor{a.M, a.V, a.X0} {
 		sameShape(op, a.X, t, "operand")
 	}
 	if a.T < 1 {
 		Fail(op, "step %d, expected 1 or more", a.T)
 	}
-	d.scalars(op, a.X, a.Stop.Loss)
 	d.b.Adam(&kernels.Adam{
 		X: d.own(op, a.X), M: d.own(op, a.M), V: d.own(op, a.V), Grad: d.view(op, a.Grad), X0: d.view(op, a.X0),
 		Rate: float32(a.Rate), Rho: float32(a.Rho), T: a.T,
-		Stop: kernels.Stop{Loss: d.view(op, a.Stop.Loss), Limit: float32(a.Stop.Limit)},
+		Stop: d.stop(op, a.X, a.Stop), Local: d.local(op, a.X, a.Grad, a.Local),
 	})
 }

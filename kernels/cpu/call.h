@@ -28,8 +28,9 @@ static void call_nearest(const level *l, const float *x, const float *codes, flo
 static void call_blend(const level *l, const blend_args *a, long i0, long i1) { l->blend(a, i0, i1); }
 static double call_dot(const level *l, const float *a, const float *b, long n) { return l->dot(a, b, n); }
 static void call_axpys(const level *l, float *dst, const float *const *src, const float *w, int n, long len) { l->axpys(dst, src, w, n, len); }
-static void call_accelerate(const level *l, float *x, float *z, const float *g, const float *x0, long n, float step, float rho, float momentum) { l->accelerate(x, z, g, x0, n, step, rho, momentum); }
-static void call_adam(const level *l, float *x, float *m, float *v, const float *g, const float *x0, long n, float rate, float rho, float c1, float c2) { l->adam(x, m, v, g, x0, n, rate, rho, c1, c2); }
+static void call_conjugate(const level *l, float *x, float *r, float *p, float *s, const float *z, const float *w, long n, float alpha, float beta, int first) { l->conjugate(x, r, p, s, z, w, n, alpha, beta, first); }
+static double call_accelerate(const level *l, float *x, float *z, const float *g, const float *x0, long i0, long i1, float step, float rho, float momentum, const local_args *t) { return l->accelerate(x, z, g, x0, i0, i1, step, rho, momentum, t); }
+static double call_adam(const level *l, float *x, float *m, float *v, const float *g, const float *x0, long i0, long i1, float rate, float rho, float c1, float c2, const local_args *t) { return l->adam(x, m, v, g, x0, i0, i1, rate, rho, c1, c2, t); }
 static void call_horizontal(const level *l, const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count, const int *offset, const float *w, float *scratch) { l->horizontal(src, dst, rows, cols, out, c, first, count, offset, w, scratch); }
 static void call_finish(const level *l, float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha, const float *add, float beta) { l->finish(dst, u, cols, c, row, col, rho, alpha, add, beta); }
 static void call_filter_row(const level *l, float *dst, const float *src, long pitch, long len, const int *dy, const int *dx, const float *w, int taps, int c) { l->filter_row(dst, src, pitch, len, dy, dx, w, taps, c); }

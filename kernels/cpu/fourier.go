@@ -269,6 +269,7 @@ func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2]places, how 
 	inColumns, inColumnsWeight := in[1].c()
 	outRows, outRowsWeight := out[0].c()
 	outColumns, outColumnsWeight := out[1].c()
+	sums := b.sums(a.Products, a.Dst, bands)
 	for n := range a.Src.N {
 		src, dst, add := floats(a.Src.Image(n)), floats(a.Dst.Image(n)), floats(of(a.Add, n))
 		b.each(bands, (line+pitch)*lanes+b.room(rows), func(t int, scratch []float32) {
@@ -289,6 +290,8 @@ func (b *Backend) circular(z *circle, a *kernels.Filter, in, out [2]places, how 
 			}
 			C.call_circle_out(b.lv, rows, ptr(frame[y*pitch:]), ptr(dst[y*line:]), C.int(min(lanes, z.h-y)), C.int(z.w), C.int(c),
 				outColumns, outColumnsWeight, C.long(plane), C.float(alpha), more, C.float(a.Beta), ptr(scratch))
+			sums.take(n, t, y*line, min(y+lanes, z.h)*line)
 		})
 	}
+	sums.join()
 }

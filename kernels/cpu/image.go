@@ -68,7 +68,61 @@ func (b *Backend) Blend(k *kernels.Blend) {
 			a.x[i], a.c[i], a.xc1[i] = cfloats(of(t.X, n)), C.float(c), flag(t.X.C != k.Dst.C)
 		}
 	}
-	b.elements(k.Dst, func(n, i0, i1 int) { C.call_blend(b.lv, &args[n], C.long(i0), C.long(i1)) })
+	sums := b.sums(k.Products, k.Dst, (k.Dst.Pixels()*k.Dst.C+chunk-1)/chunk)
+	b.elements(k.Dst, func(n, i0, i1 int) {
+		C.call_blend(b.lv, &args[n], C.long(i0), C.long(i1))
+		sums.take(n, i0/chunk, i0, i1)
+	})
+	sums.join()
+}
+
+// sums gathers products of a result, part by part while the caches still hold it. A nil one gathers nothing.
+type sums struct {
+	b     *Backend
+	p     kernels.Products
+	dst   kernels.View
+	parts int       // of an image
+	part  []float64 // [N][parts][sums]
+}
+
+func (b *Backend) sums(p kernels.Products, dst kernels.View, parts int) *sums {
+	if b.planning() || !p.Sums.Present() {
+		return nil
+	}
+	return &sums{b, p, dst, parts, make([]float64, dst.N*parts*p.Sums.C)}
+}
+
+// take adds elements [i0, i1) of image n, which are its part of this number.
+func (s *sums) take(n, part, i0, i1 int) {
+	if s == nil {
+		return
+	}
+	to := s.part[(n*s.parts+part)*s.p.Sums.C:][:s.p.Sums.C]
+	of := floats(s.p.Of.Image(n))[i0:i1]
+	for k, v := range [3]kernels.View{s.dst, s.p.With[0], s.p.With[1]} {
+		if k < len(to) {
+			to[k] = s.b.dot(of, floats(v.Image(n))[i0:i1])
+		}
+	}
+}
+
+// join adds the parts in their order.
+func (s *sums) join() {
+	if s == nil {
+		return
+	}
+	out, count := floats(s.p.Sums), s.p.Sums.C
+	for i := range out {
+		var sum float64
+		for part := range s.parts {
+			sum += s.part[(i/count*s.parts+part)*count+i%count]
+		}
+		out[i] = float32(sum)
+	}
+}
+
+func (b *Backend) dot(x, y []float32) float64 {
+	return float64(C.call_dot(b.lv, ptr(x), ptr(y), C.long(len(x))))
 }
 
 func flag(b bool) C.int {
@@ -87,8 +141,7 @@ func (b *Backend) Dot(dst, x, y kernels.View) {
 	chunks := (per + chunk - 1) / chunk
 	part := make([]float64, x.N*chunks)
 	b.elements(x, func(n, i0, i1 int) {
-		p, q := floats(x.Image(n))[i0:i1], floats(y.Image(n))[i0:i1]
-		part[n*chunks+i0/chunk] = float64(C.call_dot(b.lv, ptr(p), ptr(q), C.long(i1-i0)))
+		part[n*chunks+i0/chunk] = b.dot(floats(x.Image(n))[i0:i1], floats(y.Image(n))[i0:i1])
 	})
 	out := floats(dst)
 	for n := range out {
@@ -133,6 +186,7 @@ func (b *Backend) Separable(a *kernels.Separable) {
 	in, out := a.Src.W*a.Src.C, a.Dst.W*a.Dst.C
 	bands := (h.rows + rows - 1) / rows
 	colSpectrum := cfloats(a.ColSpectrum)
+	sums := b.sums(a.Products, a.Dst, bands)
 	b.each(a.Dst.N*bands, 2*rows*(in+out), func(t int, scratch []float32) {
 		n, y0 := t/bands, t%bands*rows
 		y1 := min(y0+rows, h.rows)
@@ -159,7 +213,9 @@ func (b *Backend) Separable(a *kernels.Separable) {
 			C.call_finish(b.lv, ptr(dst[y*out:]), ptr(res[(y-y0)*out:]), C.int(a.Dst.W), C.int(a.Dst.C), row, colSpectrum,
 				C.float(a.Rho), C.float(a.Alpha), more, C.float(a.Beta))
 		}
+		sums.take(n, t%bands, y0*out, y1*out)
 	})
+	sums.join()
 }
 
 // filter keeps the taps that are not zero, for the correlation and for its transpose.
@@ -228,12 +284,15 @@ func (b *Backend) Filter(a *kernels.Filter) {
 	if a.Adjoint {
 		dy, dx = f.flipDy, f.flipDx
 	}
+	sums := b.sums(a.Products, a.Dst, h)
+	defer sums.join()
 	finish := func(n, y int, row []float32) {
 		dst, add := floats(a.Dst.Image(n))[y*w*c:], (*C.float)(nil)
 		if a.Add.Present() {
 			add = ptr(floats(a.Add.Image(n))[y*w*c:])
 		}
 		C.call_finish(b.lv, ptr(dst), ptr(row), C.int(w), C.int(c), nil, nil, 0, C.float(a.Alpha), add, C.float(a.Beta))
+		sums.take(n, y, y*w*c, (y+1)*w*c)
 	}
 	for n := range a.Src.N {
 		src := floats(a.Src.Image(n))
@@ -288,24 +347,88 @@ func (b *Backend) Filter(a *kernels.Filter) {
 
 // moving reports whether image n takes part in a step.
 func moving(s kernels.Stop, n int) bool {
-	return !s.Loss.Present() || !(floats(s.Loss)[n] <= s.Limit)
+	if !s.Loss.Present() {
+		return true
+	}
+	limit := s.Limit
+	if s.Count.Present() {
+		limit *= floats(s.Count)[n]
+	}
+	return !(floats(s.Loss)[n] <= limit)
 }
 
-func (b *Backend) Accelerate(a *kernels.Accelerate) {
-	b.elements(a.X, func(n, i0, i1 int) {
-		if moving(a.Stop, n) {
-			at := func(v kernels.View) *C.float { return ptr(floats(v.Image(n))[i0:]) }
-			C.call_accelerate(b.lv, at(a.X), at(a.Z), at(a.Grad), at(a.X0), C.long(i1-i0), C.float(a.Step), C.float(a.Rho), C.float(a.Momentum))
+// Conjugate implements kernels.Image.
+func (b *Backend) Conjugate(k *kernels.Conjugate) {
+	if b.planning() {
+		return
+	}
+	alpha, beta := make([]float64, k.X.N), make([]float64, k.X.N)
+	for n := range alpha {
+		before := []float32(nil)
+		if k.Before.Present() {
+			before = floats(k.Before.Image(n))
 		}
+		alpha[n], beta[n] = kernels.Quotients(floats(k.Sums.Image(n)), before, floats(k.After.Image(n)))
+	}
+	b.elements(k.X, func(n, i0, i1 int) {
+		at := func(v kernels.View) *C.float { return ptr(floats(v.Image(n))[i0:]) }
+		C.call_conjugate(b.lv, at(k.X), at(k.R), at(k.P), at(k.S), at(k.Z), at(k.W), C.long(i1-i0), C.float(alpha[n]), C.float(beta[n]), flag(!k.Before.Present()))
 	})
 }
 
+// step runs a step of an optimiser over the elements of the images that move. f gets the gradient that was given, or the local
+// data term, and tells the loss of its elements.
+func (b *Backend) step(x, grad kernels.View, s kernels.Stop, l kernels.Local, f func(n, i0, i1 int, grad *C.float, local *C.local_args) float64) {
+	chunks := (x.Pixels()*x.C + chunk - 1) / chunk
+	var loss []float64
+	var locals []C.local_args
+	if l.Y.Present() && !b.planning() {
+		loss, locals = make([]float64, x.N*chunks), make([]C.local_args, x.N)
+		for n := range locals {
+			locals[n] = C.local_args{
+				y: cfloats(l.Y.Image(n)), mask: cfloats(of(l.Mask, n)), mask1: flag(l.Mask.C != x.C), channels: C.int(x.C),
+				gain: C.float(l.Gain), low: C.float(l.Low), high: C.float(l.High), loss: flag(l.Loss.Present()),
+			}
+		}
+	}
+	b.elements(x, func(n, i0, i1 int) {
+		switch {
+		case !moving(s, n):
+		case locals != nil:
+			loss[n*chunks+i0/chunk] = f(n, i0, i1, nil, &locals[n])
+		default:
+			f(n, i0, i1, cfloats(grad.Image(n)), nil)
+		}
+	})
+	if locals == nil || !l.Loss.Present() {
+		return
+	}
+	out := floats(l.Loss)
+	for n := range out {
+		if !moving(s, n) {
+			continue
+		}
+		var sum float64
+		for _, v := range loss[n*chunks:][:chunks] {
+			sum += v
+		}
+		out[n] = float32(sum)
+	}
+}
+
+// Accelerate implements kernels.Image.
+func (b *Backend) Accelerate(a *kernels.Accelerate) {
+	b.step(a.X, a.Grad, a.Stop, a.Local, func(n, i0, i1 int, grad *C.float, local *C.local_args) float64 {
+		return float64(C.call_accelerate(b.lv, cfloats(a.X.Image(n)), cfloats(a.Z.Image(n)), grad, cfloats(a.X0.Image(n)), C.long(i0), C.long(i1),
+			C.float(a.Step), C.float(a.Rho), C.float(a.Momentum), local))
+	})
+}
+
+// Adam implements kernels.Image.
 func (b *Backend) Adam(a *kernels.Adam) {
 	c1, c2 := 1/(1-math.Pow(0.9, float64(a.T))), 1/(1-math.Pow(0.999, float64(a.T)))
-	b.elements(a.X, func(n, i0, i1 int) {
-		if moving(a.Stop, n) {
-			at := func(v kernels.View) *C.float { return ptr(floats(v.Image(n))[i0:]) }
-			C.call_adam(b.lv, at(a.X), at(a.M), at(a.V), at(a.Grad), at(a.X0), C.long(i1-i0), C.float(a.Rate), C.float(a.Rho), C.float(c1), C.float(c2))
-		}
+	b.step(a.X, a.Grad, a.Stop, a.Local, func(n, i0, i1 int, grad *C.float, local *C.local_args) float64 {
+		return float64(C.call_adam(b.lv, cfloats(a.X.Image(n)), cfloats(a.M.Image(n)), cfloats(a.V.Image(n)), grad, cfloats(a.X0.Image(n)), C.long(i0), C.long(i1),
+			C.float(a.Rate), C.float(a.Rho), C.float(c1), C.float(c2), local))
 	})
 }

@@ -159,20 +159,95 @@ static void filter_row(float *dst, const float *src, long pitch, long len, const
 	}
 }
 
-static void accelerate(float *restrict x, float *restrict z, const float *g, const float *x0, long n, float step, float rho, float momentum) {
-	for (long i = 0; i < n; i++) {
-		const float xn = z[i] - step * (g[i] + rho * (z[i] - x0[i]));
-		z[i] = xn + momentum * (xn - x[i]);
-		x[i] = xn;
+// conjugate: z may be r.
+static void conjugate(float *x, float *r, float *p, float *s, const float *z, const float *w, long n, float alpha, float beta, int first) {
+	if (first) {
+		memcpy(p, z, n * sizeof *p);
+		memcpy(s, w, n * sizeof *s);
+		_Pragma("GCC ivdep") for (long i = 0; i < n; i++) {
+			x[i] += alpha * p[i];
+			r[i] -= alpha * s[i];
+		}
+		return;
+	}
+	_Pragma("GCC ivdep") for (long i = 0; i < n; i++) {
+		const float pi = z[i] + beta * p[i], si = w[i] + beta * s[i];
+		p[i] = pi;
+		s[i] = si;
+		x[i] += alpha * pi;
+		r[i] -= alpha * si;
 	}
 }
 
-// adam: c1 and c2 are 1/(1-0.9^T) and 1/(1-0.999^T).
-static void adam(float *restrict x, float *restrict m, float *restrict v, const float *grad, const float *x0, long n, float rate, float rho, float c1, float c2) {
-	for (long i = 0; i < n; i++) {
-		const float g = grad[i] + rho * (x[i] - x0[i]);
-		m[i] = 0.9f * m[i] + 0.1f * g;
-		v[i] = 0.999f * v[i] + 0.001f * (g * g);
-		x[i] -= rate * (m[i] * c1) / (sqrtf(v[i] * c2) + 1e-8f);
+// local: scale times the residual of the data term at elements [i0, i1) of x.
+static void local(const local_args *l, const float *x, float *r, long i0, long i1, float scale) {
+	const float *y = l->y;
+	for (long i = i0; i < i1; i++) {
+		float v = l->gain * x[i] - y[i];
+		v = y[i] >= l->high && v > 0 ? 0 : v;
+		v = y[i] <= l->low && v < 0 ? 0 : v;
+		r[i - i0] = scale * v;
 	}
+	if (!l->mask) return;
+	if (!l->mask1) {
+		for (long i = i0; i < i1; i++) r[i - i0] = l->mask[i] == 0 ? 0 : r[i - i0];
+		return;
+	}
+	long pixel = i0 / l->channels;
+	for (long i = i0, next = (pixel + 1) * l->channels; i < i1; i++) {
+		if (i == next) pixel++, next += l->channels;
+		r[i - i0] = l->mask[pixel] == 0 ? 0 : r[i - i0];
+	}
+}
+
+enum { STEP = 1024 }; // elements that stay in the first-level cache
+
+// gradient of elements [i0, i1): what is given, or that of the local data term.
+INL const float *gradient(const float *g, const local_args *l, const float *x, float *room, long i0, long i1) {
+	if (!l) return g + i0;
+	local(l, x, room, i0, i1, l->gain);
+	return room;
+}
+
+// loss of the local data term at elements [i0, i1) of x, where it is wanted.
+INL double loss(const local_args *l, const float *x, float *room, long i0, long i1) {
+	if (!l || !l->loss) return 0;
+	local(l, x, room, i0, i1, 1);
+	return dot(room, room, i1 - i0);
+}
+
+static double accelerate(float *restrict x, float *restrict z, const float *grad, const float *x0, long i0, long i1, float step, float rho, float momentum,
+	const local_args *l) {
+	double sum = 0;
+	for (long b0 = i0; b0 < i1; b0 += STEP) {
+		const long b1 = b0 + STEP < i1 ? b0 + STEP : i1;
+		float room[STEP];
+		const float *g = gradient(grad, l, z, room, b0, b1);
+		for (long i = b0; i < b1; i++) {
+			const float xn = z[i] - step * (g[i - b0] + rho * (z[i] - x0[i]));
+			z[i] = xn + momentum * (xn - x[i]);
+			x[i] = xn;
+		}
+		sum += loss(l, x, room, b0, b1);
+	}
+	return sum;
+}
+
+// adam: c1 and c2 are 1/(1-0.9^T) and 1/(1-0.999^T).
+static double adam(float *restrict x, float *restrict m, float *restrict v, const float *grad, const float *x0, long i0, long i1, float rate, float rho, float c1, float c2,
+	const local_args *l) {
+	double sum = 0;
+	for (long b0 = i0; b0 < i1; b0 += STEP) {
+		const long b1 = b0 + STEP < i1 ? b0 + STEP : i1;
+		float room[STEP];
+		const float *slope = gradient(grad, l, x, room, b0, b1);
+		for (long i = b0; i < b1; i++) {
+			const float g = slope[i - b0] + rho * (x[i] - x0[i]);
+			m[i] = 0.9f * m[i] + 0.1f * g;
+			v[i] = 0.999f * v[i] + 0.001f * (g * g);
+			x[i] -= rate * (m[i] * c1) / (sqrtf(v[i] * c2) + 1e-8f);
+		}
+		sum += loss(l, x, room, b0, b1);
+	}
+	return sum;
 }

@@ -74,6 +74,7 @@ func (*plan) Dot(_, _, _ kernels.View)                                       {}
 func (*plan) Separable(*kernels.Separable)                                   {}
 func (*plan) Filter(*kernels.Filter)                                         {}
 func (*plan) Deconvolve(*kernels.Deconvolve)                                 {}
+func (*plan) Conjugate(*kernels.Conjugate)                                   {}
 func (*plan) Accelerate(*kernels.Accelerate)                                 {}
 func (*plan) Adam(*kernels.Adam)                                             {}
 func (*plan) Fourier(*kernels.Fourier)                                       {}

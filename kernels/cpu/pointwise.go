@@ -79,8 +79,13 @@ func (b *Backend) Sparse(s *kernels.Sparse) {
 	b.each((m.Cols+band-1)/band, 0, func(t int, _ []float32) {
 		C.call_sparse_pack(b.lv, cfloats(s.Src), ptr(packed), C.int(n), C.long(m.Cols), C.int(c), C.long(t*band), C.long(min((t+1)*band, m.Cols)))
 	})
+	sums := b.sums(s.Products, s.Dst, len(m.tasks)-1)
 	b.each(len(m.tasks)-1, 0, func(t int, _ []float32) {
 		C.call_sparse(b.lv, ints(m.Start), ints(m.Col), ptr(m.W), ptr(packed), cfloats(s.Dst), C.int(n), C.int(m.Rows), C.int(c),
 			C.int(m.tasks[t]), C.int(m.tasks[t+1]), C.float(s.Alpha), cfloats(s.Add), C.float(s.Beta))
+		for n := range n {
+			sums.take(n, t, m.tasks[t]*c, m.tasks[t+1]*c)
+		}
 	})
+	sums.join()
 }

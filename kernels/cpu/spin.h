@@ -63,6 +63,14 @@ typedef struct {
 	int mask1;
 } blend_args;
 
+// local_args is the data term of a measurement that sees every element alone, for one image.
+typedef struct {
+	const float *y, *mask; // mask is optional
+	int mask1, channels;   // mask1: a single channel, repeated
+	float gain, low, high;
+	int loss;              // 1: steps tell it
+} local_args;
+
 enum { POINT_MUL, POINT_CLIP, POINT_ROUND, POINT_POWER, POINT_WITHIN, POINT_SATURATE, POINT_COMPLEX, POINT_REAL, POINT_ABS, POINT_PHASE };
 
 enum { FMA_CHAINS = 12 };
@@ -109,8 +117,10 @@ typedef struct {
 	void (*blend)(const blend_args *, long i0, long i1);
 	double (*dot)(const float *a, const float *b, long n);
 	void (*axpys)(float *dst, const float *const *src, const float *w, int n, long len);
-	void (*accelerate)(float *x, float *z, const float *g, const float *x0, long n, float step, float rho, float momentum);
-	void (*adam)(float *x, float *m, float *v, const float *g, const float *x0, long n, float rate, float rho, float c1, float c2);
+	void (*conjugate)(float *x, float *r, float *p, float *s, const float *z, const float *w, long n, float alpha, float beta, int first);
+	// The gradient is given, or else that of a local data term, whose loss is the result.
+	double (*accelerate)(float *x, float *z, const float *grad, const float *x0, long i0, long i1, float step, float rho, float momentum, const local_args *);
+	double (*adam)(float *x, float *m, float *v, const float *grad, const float *x0, long i0, long i1, float rate, float rho, float c1, float c2, const local_args *);
 	void (*horizontal)(const float *src, float *dst, int rows, int cols, int out, int c, const int *first, const int *count,
 		const int *offset, const float *w, float *scratch);
 	void (*finish)(float *dst, const float *u, int cols, int c, const float *row, const float *col, float rho, float alpha,

@@ -19,7 +19,7 @@ const level *LEVEL(void) {
 		.attention_packed = attention_packed, .attention_pack = attention_pack, .attention_scratch = attention_scratch,
 		.attention_rows = attention_rows, .attention_task = attention_task,
 		.layer_norm = layer_norm, .geglu = geglu, .nearest = nearest,
-		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .accelerate = accelerate, .adam = adam,
+		.resample = resample, .blend = blend, .dot = dot, .axpys = axpys, .conjugate = conjugate, .accelerate = accelerate, .adam = adam,
 		.horizontal = horizontal, .finish = finish, .filter_row = filter_row,
 		.pointwise = pointwise, .sparse_pack = sparse_pack, .sparse = sparse,
 		.fma_chains = fma_chains,

@@ -14,6 +14,7 @@ typedef int *device_counters;
 typedef unsigned long long device_floats, device_doubles, device_ints, device_counters, device_halves, device_any;
 #endif
 
+enum { GATHER_ROOM = 8 * (3 * 32 + 1) }; // bytes of shared memory of a block of at most 1024 threads that gathers sums
 enum { ACT_IDENTITY, ACT_SILU, ACT_TANH };
 enum { SAMPLE_SAME, SAMPLE_UP2, SAMPLE_DOWN2 };
 enum { POINT_MUL, POINT_CLIP, POINT_ROUND, POINT_POWER, POINT_WITHIN, POINT_SATURATE, POINT_COMPLEX, POINT_REAL, POINT_ABS, POINT_PHASE };
@@ -108,6 +109,16 @@ typedef struct {
 	int dim, count;
 } nearest_args;
 
+// How the elements of an image are dealt out to blocks, and the sums over them, in F64, that the kernel gathers on its way.
+typedef struct {
+	long long image;                // elements of an image
+	int blocks, per;                // blocks of an image, elements of a block
+	int sums;                       // how many; 0: none
+	device_floats to, of, with[2];  // [n][sums]; see kernels.Products
+	device_doubles part;            // [n][blocks][sums]
+	device_counters done;           // [n]: the blocks that have finished; 0 before and after
+} elements_args;
+
 typedef struct {
 	device_floats x, num, den;
 	float factor;
@@ -115,49 +126,67 @@ typedef struct {
 } blend_term;
 
 typedef struct {
+	elements_args e;
 	device_floats dst, mask, other;
 	blend_term term[4];
-	long long count, image; // elements of dst and of one image of it
 	int c, terms, clip, mask_n, mask_c;
 } blend_args;
 
 typedef struct {
-	device_floats dst, a, b;
-	device_doubles part;  // [n][bands]
-	device_counters done; // [n]: the blocks that have finished; 0 before and after
-	long long image;      // elements
-	int bands;
+	elements_args e;
+	device_floats b;
 } dot_args;
 
 typedef struct {
-	device_floats dst, src;
-	device_ints first, start; // row i has weights start[i] to start[i+1], on columns first[i] and following
+	elements_args e;
+	device_floats x, r, p, s, z, w, sums, before, after; // before is absent at the first step
+	int kinds; // of sums
+} conjugate_args;
+
+// A data term that sees every element alone; see kernels.Local. y is absent where a gradient is given.
+typedef struct {
+	device_floats y, mask;
+	int c, mask_n, mask_c;
+	float gain, low, high;
+} local_args;
+
+// Row i has weights start[i] to start[i+1], on columns first[i] and following.
+typedef struct {
+	device_ints first, start;
 	device_floats weight;
+	int rows, cols;
+} band;
+
+typedef struct {
+	elements_args e;
+	device_floats dst, src;
+	band m, rows;       // rows: of the matrix that separable_f32 takes first
 	long long count;    // elements of dst
-	int rows, cols;     // of the matrix
 	long long inner;    // elements behind each row of src and of dst
-	int h, w, c;        // the second pass: of dst
+	int h, w, c;        // of dst, but for the first of two passes
 	device_floats row_spectrum, col_spectrum, add;
 	float rho, alpha, beta;
 } band_args;
 
 typedef struct {
+	elements_args e;
 	device_floats dst, src, add, weight;
 	device_ints dy, dx; // of the taps whose weight is not zero
-	long long count;    // elements of dst
 	int h, w, c, taps;
 	float alpha, beta;
 } filter_args;
 
 typedef struct {
-	device_floats x, z, grad, x0, loss;
-	long long count, image;
+	elements_args e;
+	local_args local;
+	device_floats x, z, grad, x0, loss, counts;
 	float limit, step, rho, momentum;
 } accelerate_args;
 
 typedef struct {
-	device_floats x, m, v, grad, x0, loss;
-	long long count, image;
+	elements_args e;
+	local_args local;
+	device_floats x, m, v, grad, x0, loss, counts;
 	float limit, rate, rho, bias1, bias2;
 } adam_args;
 
@@ -198,9 +227,10 @@ enum { TIMES, TIMES_CONJUGATE, OVER_SQUARE };
 // [n][planes][h][circle] complex. Place i of the circle mirrors pixel i - margin for i < span, and is zero from there on. With
 // fade it mirrors pixel i so far beyond either border, around the circle, times weight[i], as kernels.Fading says.
 typedef struct {
+	elements_args e; // circle_out_f32 alone: blocks of an image, and sums
 	fft_plan plan; // for a circle along this axis
 	device_floats dst, src, add, spectrum; // spectrum [rows of the circle][its columns][2]
-	long long lines; // rows: of all images and planes; columns: planes of all images
+	long long lines; // rows: of all planes, out: of one image, in: of all; columns: planes of all images
 	int h, w, c, planes;
 	int width;       // of the frame: the circle along the rows
 	int per;         // lines of a block
@@ -220,9 +250,9 @@ typedef struct {
 } pointwise_args;
 
 typedef struct {
+	elements_args e; // an element is a thread, e.image = rows * lanes
 	device_floats dst, src, add, weight;
 	device_ints start, col;
-	long long count; // rows of all images
 	int rows, cols, c;
 	int lanes; // threads that share a row, a power of two up to 32
 	float alpha, beta;

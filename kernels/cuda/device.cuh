@@ -142,6 +142,64 @@ __device__ __forceinline__ double block_sum(double v, double* part) {
   return v;
 }
 
+// Elements are those of one image that a block works on, number and following, and what it gathers of them:
+//
+//   for (const Elements...; i < end; i += blockDim.x) { dst[i] = v; gather(i, v); }
+//   join(shared);
+//
+// Elements are counted over all images. join is for all threads of a block of at most 1024, with GATHER_ROOM bytes of shared
+// memory where there are sums. The block of an image that finishes last adds the sums of all blocks, in their order.
+struct Elements {
+  const elements_args& e;
+  long long n, end, i;
+  double sum[3];
+  __device__ __forceinline__ explicit Elements(const elements_args& args) : e(args), n(blockIdx.x / e.blocks), sum{0, 0, 0} {
+    long long at = (blockIdx.x - n * e.blocks) * (long long)e.per;
+    end = n * e.image + (at + e.per < e.image ? at + e.per : e.image);
+    i = n * e.image + at + threadIdx.x;
+  }
+  // gather takes products with v, element i of dst. own: dst, whose products with itself may be wanted.
+  __device__ __forceinline__ void gather(long long i, float v, const float* own) {
+    if (!e.sums) return;
+    double of = e.of == own ? v : e.of[i];
+    sum[0] += of * (double)v;
+    if (e.sums > 1) sum[1] += of * (double)e.with[0][i];
+    if (e.sums > 2) sum[2] += of * (double)e.with[1][i];
+  }
+  __device__ __forceinline__ void join(unsigned char* shared) {
+    if (!e.sums) return;
+    double* part = reinterpret_cast<double*>(shared);
+    bool* last = reinterpret_cast<bool*>(part + 96);
+    double* blocks = e.part + n * e.blocks * e.sums;
+    int block = (int)(blockIdx.x - n * e.blocks);
+#pragma unroll
+    for (int k = 0; k < 3; k++) {
+      if (k >= e.sums) break;
+      double s = block_sum(sum[k], part + 32 * k);
+      if (threadIdx.x == 0) blocks[block * e.sums + k] = s;
+    }
+    if (threadIdx.x == 0) {
+      __threadfence();
+      *last = atomicAdd(e.done + n, 1) == e.blocks - 1;
+    }
+    __syncthreads();
+    if (!*last) return;
+    __threadfence();
+    for (int k = 0; k < e.sums; k++) {
+      double s = 0;
+      for (int b = threadIdx.x; b < e.blocks; b += blockDim.x) s += static_cast<volatile double*>(blocks)[b * e.sums + k];
+      s = block_sum(s, part + 32 * k);
+      if (threadIdx.x == 0) e.to[n * e.sums + k] = (float)s;
+    }
+    if (threadIdx.x == 0) e.done[n] = 0;  // for the next launch
+  }
+};
+
+// Element at of image n, in a tensor that may have one image, or one channel of c.
+__device__ __forceinline__ float repeated(const float* p, int images, int channels, long long n, long long at, long long image, int c) {
+  return p[((images == 1 ? 0 : n) * (image / c) + at / c) * channels + (channels == 1 ? 0 : at % c)];
+}
+
 // Any index folded into [0,n) by reflection at the centres of the first and the last pixel.
 __device__ __forceinline__ int mirror(int i, int n) {
   if (n == 1) return 0;

@@ -75,10 +75,11 @@ type Backend struct {
 	tables   map[int]device // of Fourier transforms, by length
 	fadings  map[fadingKey]device
 	layings  map[fadingKey]*laying
-	scratch  device
-	room     int    // bytes of scratch
-	counters device // of Dot
-	moves    int    // times that memory which launches may name was given back
+	scratch  block
+	parts    block  // of sums
+	counters device // of the blocks that have finished theirs, for so many images
+	counted  int
+	moves    int // times that memory which launches may name was given back
 	staging  staging
 
 	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
@@ -385,20 +386,29 @@ func must(err error) bool {
 	return err == nil
 }
 
+// block is memory of the device that grows to what was asked for.
+type block struct {
+	p    device
+	size int // bytes
+}
+
 // shared is scratch memory of the device, which every operation may use that asks for it: they run one after the other.
-func (b *Backend) shared(bytes int) device {
-	if bytes > b.room {
+func (b *Backend) shared(bytes int) device { return b.grow(&b.scratch, bytes) }
+
+// grow makes a block of at least so many bytes. What it held is lost.
+func (b *Backend) grow(m *block, bytes int) device {
+	if bytes > m.size {
 		b.moves++
 		must(b.now(func() (err error) {
-			if b.scratch != 0 {
-				b.fail(b.release(b.scratch))
+			if m.p != 0 {
+				b.fail(b.release(m.p))
 			}
-			b.scratch, b.room = 0, 0
-			if b.scratch, err = b.obtain(bytes); err == nil {
-				b.room = bytes
+			*m = block{}
+			if m.p, err = b.obtain(bytes); err == nil {
+				m.size = bytes
 			}
 			return err
 		}))
 	}
-	return b.scratch // of no use after a fault, when nothing is launched
+	return m.p // of no use after a fault, when nothing is launched
 }

@@ -323,30 +323,39 @@ KERNEL(circle_columns_f32, circle_args, FFT_BLOCK) {
 }
 KERNEL_EXPORT(circle_columns_f32)
 
-// Transforms rows of the frame back and folds them onto rows of the image: dst = alpha * rows + beta * add.
+// Transforms rows of the frame back and folds them onto rows of the image: dst = alpha * rows + beta * add. A block's rows are of
+// one image. Sums take the place of what was transformed.
 KERNEL(circle_out_f32, circle_args, FFT_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per;
-  long long first = (long long)blockIdx.x * per;
+  Elements at(a.e);
+  long long first = at.n * a.lines + (blockIdx.x - at.n * a.e.blocks) * per, end = (at.n + 1) * a.lines;
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
-    int j = i / n, at = i % n;
+    int j = i / n, p = i % n;
     float2 z = make_float2(0.f, 0.f);
-    if (first + j < a.lines) {
+    if (first + j < end) {
       long long row = (first + j) / a.planes, plane = row / a.h * a.planes + (first + j) % a.planes;
-      z = reinterpret_cast<const float2*>(a.src)[(plane * a.h + row % a.h) * n + at];
+      z = reinterpret_cast<const float2*>(a.src)[(plane * a.h + row % a.h) * n + p];
     }
-    x[at * per + j] = swapped(z);
+    x[p * per + j] = swapped(z);
   }
   __syncthreads();
   x = fft(x, x + size, a.plan, per);
   for (int i = threadIdx.x; i < a.w * per; i += blockDim.x) {
     int j = i / a.w, p = i % a.w, c = (int)((first + j) % a.planes) * 2;
-    if (first + j >= a.lines) break;
+    if (first + j >= end) break;
     float2 z = swapped(fold(a, x + j, per, p, a.w));
     long long to = ((first + j) / a.planes * a.w + p) * a.c + c;
-    a.dst[to] = a.add ? fmaf(a.alpha, z.x, a.beta * a.add[to]) : a.alpha * z.x;
-    if (c + 1 < a.c) a.dst[to + 1] = a.add ? fmaf(a.alpha, z.y, a.beta * a.add[to + 1]) : a.alpha * z.y;
+    float v = a.add ? fmaf(a.alpha, z.x, a.beta * a.add[to]) : a.alpha * z.x;
+    a.dst[to] = v;
+    at.gather(to, v, a.dst);
+    if (c + 1 >= a.c) continue;
+    v = a.add ? fmaf(a.alpha, z.y, a.beta * a.add[to + 1]) : a.alpha * z.y;
+    a.dst[to + 1] = v;
+    at.gather(to + 1, v, a.dst);
   }
+  __syncthreads();
+  at.join(shared);
 }
 KERNEL_EXPORT(circle_out_f32)

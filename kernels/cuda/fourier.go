@@ -222,7 +222,9 @@ func (b *Backend) circular(a *kernels.Filter, fh, fw int, rows, cols device, in,
 	tile := min(fw, max(8, few/fh), C.FFT_ROOM/fh)
 	pass("circle_columns_f32", 0, fh, tile, n*planes*blocks(fw, tile), n*planes, cols, frame, frame)
 	args.add, args.alpha, args.beta = at(a.Add), C.float(float64(a.Alpha)/float64(fh*fw)), C.float(a.Beta)
-	pass("circle_out_f32", 1, fw, per, blocks(lines, per), lines, rows, at(a.Dst), frame)
+	args.e = C.elements_args{blocks: C.int(blocks(h*planes, per))} // a block's lines are of one image
+	b.gather(&args.e, n, a.Products)
+	pass("circle_out_f32", 1, fw, per, n*int(args.e.blocks), h*planes, rows, at(a.Dst), frame)
 }
 
 type fadingKey struct{ n, fade int }
@@ -310,12 +312,12 @@ func (b *Backend) longDeconvolve(a *kernels.Deconvolve, h, w int, rowTable, colT
 	along := C.dft_args{table: C.ulonglong(rowTable), count: C.longlong(n), n: C.int(w), inner: C.longlong(c), scale: 1}
 	down := C.dft_args{table: C.ulonglong(colTable), count: C.longlong(n), n: C.int(h), inner: C.longlong(w * c), scale: 1}
 	b.bands(one, at(a.Src), columns.there, images, a.Src.W*c)
-	b.finish(laid, one, columns.there, rows.there, images, c, C.band_args{alpha: 1})
+	b.finish(laid, one, columns.there, rows.there, images, c, C.band_args{alpha: 1}, kernels.Products{})
 	b.passes(one, laid, scratch, along, C.dft_args{real_src: 1}, C.dft_args{})
 	b.passes(one, one, scratch, down, C.dft_args{}, C.dft_args{over: spectrum, over_inner: C.longlong(c), size: C.longlong(h * w), rho: C.float(a.Rho)})
 	down.inverse, along.inverse, along.scale = 1, 1, C.float(1/float64(h*w))
 	b.passes(one, one, scratch, down, C.dft_args{}, C.dft_args{})
 	b.passes(laid, one, scratch, along, C.dft_args{}, C.dft_args{real_dst: 1})
 	b.bands(one, laid, columns.back, images, w*c)
-	b.finish(at(a.Dst), one, columns.back, rows.back, images, c, C.band_args{alpha: 1})
+	b.finish(at(a.Dst), one, columns.back, rows.back, images, c, C.band_args{alpha: 1}, kernels.Products{})
 }

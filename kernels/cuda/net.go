@@ -15,7 +15,7 @@ import (
 var kernelNames = append([]string{
 	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
 	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
-	"blend_f32", "dot_f32", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
+	"blend_f32", "dot_f32", "conjugate_f32", "separable_f32", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
 	"adam_f32", "fft_f32", "dft_f32", "circle_in_f32", "circle_columns_f32", "circle_out_f32",
 	"pointwise_f32", "sparse_f32",
 }, halfNames...)

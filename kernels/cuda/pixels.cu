@@ -2,80 +2,91 @@
 // each element of the destination.
 #include "device.cuh"
 
-constexpr int kDotBand = 16384;  // elements of a block of dot_f32
-
-// Sums of products in F64, by bands; the block that finishes last joins the bands of its image, in their order. Shared
-// memory: 33 doubles.
+// Sums of products in F64.
 KERNEL(dot_f32, dot_args, 256) {
   DYNAMIC_SHARED(shared);
-  double* part = reinterpret_cast<double*>(shared);
-  bool* last = reinterpret_cast<bool*>(part + 32);
-  long long first = (long long)blockIdx.x * kDotBand, end = first + kDotBand < a.image ? first + kDotBand : a.image;
-  const float *x = a.a + blockIdx.y * a.image, *y = a.b + blockIdx.y * a.image;
-  double* bands = a.part + (long long)blockIdx.y * a.bands;
-  double sum = 0;
-  for (long long i = first + threadIdx.x; i < end; i += blockDim.x) sum += (double)x[i] * (double)y[i];
-  sum = block_sum(sum, part);
-  if (threadIdx.x == 0) {
-    bands[blockIdx.x] = sum;
-    __threadfence();
-    *last = atomicAdd(a.done + blockIdx.y, 1) == a.bands - 1;
-  }
-  __syncthreads();
-  if (!*last) return;
-  __threadfence();
-  sum = 0;
-  for (int i = threadIdx.x; i < a.bands; i += blockDim.x) sum += static_cast<volatile double*>(bands)[i];
-  sum = block_sum(sum, part);
-  if (threadIdx.x == 0) {
-    a.dst[blockIdx.y] = (float)sum;
-    a.done[blockIdx.y] = 0;  // for the next launch
-  }
+  Elements at(a.e);
+  for (long long i = at.i; i < at.end; i += blockDim.x) at.gather(i, a.b[i], nullptr);
+  at.join(shared);
 }
 KERNEL_EXPORT(dot_f32)
 
-// Row i of the matrix times a column of src, whose elements lie inner apart.
-__device__ __forceinline__ float band_row(const band_args& a, const float* src, int i) {
+// Row i of a matrix times a column of src, whose elements lie inner apart.
+__device__ __forceinline__ float band_row(const band& m, const float* src, long long inner, int i) {
   float sum = 0.f;
-  src += a.first[i] * a.inner;
-  for (int k = a.start[i]; k < a.start[i + 1]; k++, src += a.inner) sum = fmaf(a.weight[k], *src, sum);
+  src += m.first[i] * inner;
+  for (int k = m.start[i]; k < m.start[i + 1]; k++, src += inner) sum = fmaf(m.weight[k], *src, sum);
   return sum;
 }
+
+// What follows the maps of Separable, for element o of dst, whose row and column are y and x.
+__device__ __forceinline__ float band_end(const band_args& a, float u, long long o, long long y, int x) {
+  if (a.row_spectrum) u /= a.row_spectrum[y] * a.col_spectrum[x] + a.rho;
+  u *= a.alpha;
+  return a.add ? u + a.beta * a.add[o] : u;
+}
+
+// Separable in one pass, where a row of src fits into shared memory: a block makes a row of dst. Shared memory: GATHER_ROOM
+// bytes, and a row of src.
+KERNEL(separable_f32, band_args, 256) {
+  DYNAMIC_SHARED(shared);
+  float* line = reinterpret_cast<float*>(shared + GATHER_ROOM);
+  Elements at(a.e);
+  int y = (int)(blockIdx.x - at.n * a.e.blocks), width = a.m.cols * a.c;
+  const float* src = a.src + at.n * a.rows.cols * width;
+  for (int j = threadIdx.x; j < width; j += blockDim.x) line[j] = band_row(a.rows, src + j, width, y);
+  __syncthreads();
+  for (long long i = at.i, o = threadIdx.x; i < at.end; i += blockDim.x, o += blockDim.x) {
+    int x = (int)(o / a.c);
+    float v = band_end(a, band_row(a.m, line + o % a.c, a.c, x), i, y, x);
+    a.dst[i] = v;
+    at.gather(i, v, a.dst);
+  }
+  at.join(shared);
+}
+KERNEL_EXPORT(separable_f32)
 
 // The first pass of Separable: dst [n][rows][inner] = matrix x src [n][cols][inner].
 KERNEL(band_rows, band_args, 256) {
   long long i = thread_index();
   if (i >= a.count) return;
   long long in = i % a.inner, row = i / a.inner;
-  a.dst[i] = band_row(a, a.src + row / a.rows * a.cols * a.inner + in, (int)(row % a.rows));
+  a.dst[i] = band_row(a.m, a.src + row / a.m.rows * a.m.cols * a.inner + in, a.inner, (int)(row % a.m.rows));
 }
 KERNEL_EXPORT(band_rows)
 
 // The second pass, along the rows of pixels, with what follows it.
 KERNEL(band_cols, band_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count) return;
-  int c = (int)(i % a.c), x = (int)(i / a.c % a.w);
-  long long y = i / a.c / a.w;
-  float u = band_row(a, a.src + y * a.cols * a.c + c, x);
-  if (a.row_spectrum) u /= a.row_spectrum[y % a.h] * a.col_spectrum[x] + a.rho;
-  u *= a.alpha;
-  if (a.add) u += a.beta * a.add[i];
-  a.dst[i] = u;
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    int x = (int)(i / a.c % a.w);
+    long long y = i / a.c / a.w;
+    float v = band_end(a, band_row(a.m, a.src + y * a.m.cols * a.c + i % a.c, a.c, x), i, y % a.h, x);
+    a.dst[i] = v;
+    at.gather(i, v, a.dst);
+  }
+  at.join(shared);
 }
 KERNEL_EXPORT(band_cols)
 
+// Shared memory of a filter: GATHER_ROOM bytes where there are sums.
 KERNEL(filter_f32, filter_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count) return;
-  int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
-  const float* src = a.src + (i / a.c / a.w / a.h) * a.h * a.w * a.c + c;
-  float sum = 0.f;
-  for (int k = 0; k < a.taps; k++)
-    sum = fmaf(a.weight[k], src[((long long)mirror(y + a.dy[k], a.h) * a.w + mirror(x + a.dx[k], a.w)) * a.c], sum);
-  sum *= a.alpha;
-  if (a.add) sum += a.beta * a.add[i];
-  a.dst[i] = sum;
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  const float* image = a.src + at.n * a.e.image;
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
+    const float* src = image + c;
+    float sum = 0.f;
+    for (int k = 0; k < a.taps; k++)
+      sum = fmaf(a.weight[k], src[((long long)mirror(y + a.dy[k], a.h) * a.w + mirror(x + a.dx[k], a.w)) * a.c], sum);
+    sum *= a.alpha;
+    if (a.add) sum += a.beta * a.add[i];
+    a.dst[i] = sum;
+    at.gather(i, sum, a.dst);
+  }
+  at.join(shared);
 }
 KERNEL_EXPORT(filter_f32)
 
@@ -99,19 +110,24 @@ __device__ __forceinline__ int mirrored(int p, int d, int n, int (&q)[2]) {
 
 // The transpose of filter_f32, gathered: every pixel looks for those that read it.
 KERNEL(filter_adjoint_f32, filter_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count) return;
-  int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
-  const float* src = a.src + (i / a.c / a.w / a.h) * a.h * a.w * a.c + c;
-  float sum = 0.f;
-  for (int k = 0; k < a.taps; k++) {
-    int ys[2], xs[2];
-    int rows = mirrored(y, a.dy[k], a.h, ys), cols = mirrored(x, a.dx[k], a.w, xs);
-    for (int r = 0; r < rows; r++)
-      for (int s = 0; s < cols; s++) sum = fmaf(a.weight[k], src[((long long)ys[r] * a.w + xs[s]) * a.c], sum);
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  const float* image = a.src + at.n * a.e.image;
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
+    const float* src = image + c;
+    float sum = 0.f;
+    for (int k = 0; k < a.taps; k++) {
+      int ys[2], xs[2];
+      int rows = mirrored(y, a.dy[k], a.h, ys), cols = mirrored(x, a.dx[k], a.w, xs);
+      for (int r = 0; r < rows; r++)
+        for (int s = 0; s < cols; s++) sum = fmaf(a.weight[k], src[((long long)ys[r] * a.w + xs[s]) * a.c], sum);
+    }
+    sum *= a.alpha;
+    if (a.add) sum += a.beta * a.add[i];
+    a.dst[i] = sum;
+    at.gather(i, sum, a.dst);
   }
-  sum *= a.alpha;
-  if (a.add) sum += a.beta * a.add[i];
-  a.dst[i] = sum;
+  at.join(shared);
 }
 KERNEL_EXPORT(filter_adjoint_f32)

@@ -45,35 +45,83 @@ func (b *Backend) PrepareMatrix(m kernels.Matrix) (kernels.PreparedMatrix, error
 	return p, nil
 }
 
-func (m *matrix) args() C.band_args {
-	return C.band_args{first: C.ulonglong(m.first), start: C.ulonglong(m.start), weight: C.ulonglong(m.weight), rows: C.int(m.rows), cols: C.int(m.cols)}
+func (m *matrix) args() C.band {
+	return C.band{first: C.ulonglong(m.first), start: C.ulonglong(m.start), weight: C.ulonglong(m.weight), rows: C.int(m.rows), cols: C.int(m.cols)}
 }
 
-// Separable takes the rows of the image, then the columns.
+// Separable makes a row of the result in every block, or, where a row of the source is too long for its shared memory, takes
+// the rows of the image and then the columns.
 func (b *Backend) Separable(s *kernels.Separable) {
 	h, w, line := s.H.(*matrix), s.W.(*matrix), s.Src.W*s.Src.C
-	between := C.ulonglong(b.shared(4 * s.Src.N * h.rows * line))
-	b.bands(between, at(s.Src), h, s.Src.N, line)
-	b.finish(at(s.Dst), between, h, w, s.Src.N, s.Src.C, C.band_args{
+	follows := C.band_args{
 		row_spectrum: at(s.RowSpectrum), col_spectrum: at(s.ColSpectrum), rho: C.float(s.Rho),
 		alpha: C.float(s.Alpha), add: at(s.Add), beta: C.float(s.Beta),
-	})
+	}
+	if shared := C.GATHER_ROOM + 4*line; shared <= sharedLimit {
+		a := follows
+		a.dst, a.src, a.m, a.rows, a.c = at(s.Dst), at(s.Src), w.args(), h.args(), C.int(s.Src.C)
+		a.e = b.deal(s.Dst.N, s.Dst.Len()/s.Dst.N, s.Dst.W*s.Dst.C, s.Products)
+		launch(b, "separable_f32", s.Dst.N*h.rows, 1, 1, 256, shared, a)
+		return
+	}
+	between := C.ulonglong(b.shared(4 * s.Src.N * h.rows * line))
+	b.bands(between, at(s.Src), h, s.Src.N, line)
+	b.finish(at(s.Dst), between, h, w, s.Src.N, s.Src.C, follows, s.Products)
 }
 
 // bands is the first pass of a separable map: dst = m src for images of rows of so many floats.
 func (b *Backend) bands(dst, src C.device_floats, m *matrix, images, line int) {
-	a, n := m.args(), images*m.rows*line
-	a.dst, a.src, a.count, a.inner = dst, src, C.longlong(n), C.longlong(line)
-	each(b, "band_rows", n, a)
+	n := images * m.rows * line
+	each(b, "band_rows", n, C.band_args{dst: dst, src: src, m: m.args(), count: C.longlong(n), inner: C.longlong(line)})
 }
 
 // finish is the second pass: dst = src w^T for images of h.rows rows, and what follows says of it.
-func (b *Backend) finish(dst, src C.device_floats, h, w *matrix, images, c int, follows C.band_args) {
-	a, n := w.args(), images*h.rows*w.rows*c
-	a.dst, a.src, a.count, a.inner, a.h, a.w, a.c = dst, src, C.longlong(n), C.longlong(c), C.int(h.rows), C.int(w.rows), C.int(c)
-	a.row_spectrum, a.col_spectrum, a.rho = follows.row_spectrum, follows.col_spectrum, follows.rho
-	a.alpha, a.add, a.beta = follows.alpha, follows.add, follows.beta
-	each(b, "band_cols", n, a)
+func (b *Backend) finish(dst, src C.device_floats, h, w *matrix, images, c int, a C.band_args, p kernels.Products) {
+	a.dst, a.src, a.m, a.h, a.w, a.c = dst, src, w.args(), C.int(h.rows), C.int(w.rows), C.int(c)
+	over(b, "band_cols", images, h.rows*w.rows*c, p, func(e C.elements_args) C.band_args { a.e = e; return a })
+}
+
+// deal gives the elements of images to blocks that take so many each, and says where they gather sums.
+func (b *Backend) deal(images, image, per int, p kernels.Products) C.elements_args {
+	e := C.elements_args{image: C.longlong(image), blocks: C.int(blocks(image, per)), per: C.int(per)}
+	b.gather(&e, images, p)
+	return e
+}
+
+// gather asks for sums, which blocks leave in memory of their own.
+func (b *Backend) gather(e *C.elements_args, images int, p kernels.Products) {
+	if !p.Sums.Present() {
+		return
+	}
+	e.sums, e.to, e.of, e.with = C.int(p.Sums.C), at(p.Sums), at(p.Of), [2]C.device_floats{at(p.With[0]), at(p.With[1])}
+	e.part = C.ulonglong(b.grow(&b.parts, 8*images*int(e.blocks)*p.Sums.C))
+	if images > b.counted {
+		b.moves++
+		if b.counters != 0 {
+			counters := b.counters
+			b.later(func() error { return b.release(counters) })
+		}
+		b.counters, b.counted = 0, 0
+		if p, err := keep(b, make([]int32, images)); must(err) {
+			b.counters, b.counted = p, images
+		}
+	}
+	e.done = C.ulonglong(b.counters)
+}
+
+const (
+	blockSize     = 256 // threads
+	mostGathering = 512 // blocks of an image that gather sums
+)
+
+// over launches a kernel over all elements of images, with an element for each thread, or some where there are sums.
+func over[A any](b *Backend, name string, images, image int, p kernels.Products, args func(C.elements_args) A) {
+	per, shared := blockSize, 0
+	if p.Sums.Present() {
+		per, shared = blockSize*blocks(image, blockSize*mostGathering), C.GATHER_ROOM
+	}
+	e := b.deal(images, image, per, p)
+	launch(b, name, images*int(e.blocks), 1, 1, blockSize, shared, args(e))
 }
 
 type filter struct {
@@ -128,61 +176,75 @@ func (b *Backend) Filter(a *kernels.Filter) {
 	if a.Adjoint {
 		name = "filter_adjoint_f32"
 	}
-	each(b, name, a.Dst.Len(), C.filter_args{
-		dst: at(a.Dst), src: at(a.Src), add: at(a.Add), weight: C.ulonglong(f.weight), dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx),
-		count: C.longlong(a.Dst.Len()), h: C.int(a.Dst.H), w: C.int(a.Dst.W), c: C.int(a.Dst.C), taps: C.int(len(f.taps)),
-		alpha: C.float(a.Alpha), beta: C.float(a.Beta),
+	over(b, name, a.Dst.N, a.Dst.Len()/a.Dst.N, a.Products, func(e C.elements_args) C.filter_args {
+		return C.filter_args{
+			e: e, dst: at(a.Dst), src: at(a.Src), add: at(a.Add), weight: C.ulonglong(f.weight), dy: C.ulonglong(f.dy), dx: C.ulonglong(f.dx),
+			h: C.int(a.Dst.H), w: C.int(a.Dst.W), c: C.int(a.Dst.C), taps: C.int(len(f.taps)),
+			alpha: C.float(a.Alpha), beta: C.float(a.Beta),
+		}
 	})
 }
 
 // Blend implements kernels.Image.
 func (b *Backend) Blend(k *kernels.Blend) {
 	a := C.blend_args{
-		dst: at(k.Dst), mask: at(k.Mask), other: at(k.Else), count: C.longlong(k.Dst.Len()), image: C.longlong(k.Dst.Len() / k.Dst.N),
+		dst: at(k.Dst), mask: at(k.Mask), other: at(k.Else),
 		c: C.int(k.Dst.C), terms: C.int(len(k.Terms)), clip: flag(k.Clip), mask_n: C.int(k.Mask.N), mask_c: C.int(k.Mask.C),
 	}
 	for i, t := range k.Terms {
 		a.term[i] = C.blend_term{x: at(t.X), num: at(t.Num), den: at(t.Den), factor: C.float(t.C), n: C.int(t.X.N), c: C.int(t.X.C)}
 	}
-	each(b, "blend_f32", k.Dst.Len(), a)
+	over(b, "blend_f32", k.Dst.N, k.Dst.Len()/k.Dst.N, k.Products, func(e C.elements_args) C.blend_args { a.e = e; return a })
 }
 
-const (
-	dotBand   = 16384 // kDotBand of pixels.cu
-	dotImages = 256   // of one launch
-)
-
-// Dot sums bands of elements.
+// Dot gathers one sum and writes nothing else.
 func (b *Backend) Dot(dst, x, y kernels.View) {
-	if b.counters == 0 {
-		if p, err := keep(b, make([]int32, dotImages)); must(err) {
-			b.counters = p
-		}
+	over(b, "dot_f32", x.N, x.Len()/x.N, kernels.Products{Sums: dst, Of: x}, func(e C.elements_args) C.dot_args {
+		return C.dot_args{e: e, b: at(y)}
+	})
+}
+
+// Conjugate implements kernels.Image.
+func (b *Backend) Conjugate(k *kernels.Conjugate) {
+	image := k.X.Len() / k.X.N
+	e := b.deal(k.X.N, image, blockSize, kernels.Products{})
+	launch(b, "conjugate_f32", k.X.N*int(e.blocks), 1, 1, blockSize, 8, C.conjugate_args{
+		e: e, x: at(k.X), r: at(k.R), p: at(k.P), s: at(k.S), z: at(k.Z), w: at(k.W),
+		sums: at(k.Sums), before: at(k.Before), after: at(k.After), kinds: C.int(k.Sums.C),
+	})
+}
+
+// local is a data term, and where its loss goes.
+func local(l kernels.Local) (C.local_args, kernels.Products) {
+	a := C.local_args{
+		y: at(l.Y), mask: at(l.Mask), c: C.int(l.Y.C), mask_n: C.int(l.Mask.N), mask_c: C.int(l.Mask.C),
+		gain: C.float(l.Gain), low: C.float(l.Low), high: C.float(l.High),
 	}
-	image := x.Len() / x.N
-	bands := blocks(image, dotBand)
-	part := b.shared(8 * min(x.N, dotImages) * bands)
-	for n := 0; n < x.N; n += dotImages {
-		launch(b, "dot_f32", bands, min(x.N-n, dotImages), 1, 256, 8*33, C.dot_args{
-			dst: at(dst.Image(n)), a: at(x.Image(n)), b: at(y.Image(n)), part: C.ulonglong(part), done: C.ulonglong(b.counters),
-			image: C.longlong(image), bands: C.int(bands),
-		})
+	if !l.Y.Present() {
+		l.Loss = kernels.View{}
 	}
+	return a, kernels.Products{Sums: l.Loss}
 }
 
 // Accelerate implements kernels.Image.
 func (b *Backend) Accelerate(a *kernels.Accelerate) {
-	each(b, "accelerate_f32", a.X.Len(), C.accelerate_args{
-		x: at(a.X), z: at(a.Z), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss), count: C.longlong(a.X.Len()), image: C.longlong(a.X.Len() / a.X.N),
-		limit: C.float(a.Stop.Limit), step: C.float(a.Step), rho: C.float(a.Rho), momentum: C.float(a.Momentum),
+	term, loss := local(a.Local)
+	over(b, "accelerate_f32", a.X.N, a.X.Len()/a.X.N, loss, func(e C.elements_args) C.accelerate_args {
+		return C.accelerate_args{
+			e: e, local: term, x: at(a.X), z: at(a.Z), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss), counts: at(a.Stop.Count),
+			limit: C.float(a.Stop.Limit), step: C.float(a.Step), rho: C.float(a.Rho), momentum: C.float(a.Momentum),
+		}
 	})
 }
 
 // Adam implements kernels.Image.
 func (b *Backend) Adam(a *kernels.Adam) {
-	each(b, "adam_f32", a.X.Len(), C.adam_args{
-		x: at(a.X), m: at(a.M), v: at(a.V), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss),
-		count: C.longlong(a.X.Len()), image: C.longlong(a.X.Len() / a.X.N), limit: C.float(a.Stop.Limit), rate: C.float(a.Rate), rho: C.float(a.Rho),
-		bias1: C.float(1 - math.Pow(0.9, float64(a.T))), bias2: C.float(1 - math.Pow(0.999, float64(a.T))),
+	term, loss := local(a.Local)
+	over(b, "adam_f32", a.X.N, a.X.Len()/a.X.N, loss, func(e C.elements_args) C.adam_args {
+		return C.adam_args{
+			e: e, local: term, x: at(a.X), m: at(a.M), v: at(a.V), grad: at(a.Grad), x0: at(a.X0), loss: at(a.Stop.Loss), counts: at(a.Stop.Count),
+			limit: C.float(a.Stop.Limit), rate: C.float(a.Rate), rho: C.float(a.Rho),
+			bias1: C.float(1 - math.Pow(0.9, float64(a.T))), bias2: C.float(1 - math.Pow(0.999, float64(a.T))),
+		}
 	})
 }

@@ -41,46 +41,116 @@ RESAMPLE(resample_f16, half, half)
 RESAMPLE(resample_f16_f32, half, float)
 RESAMPLE(resample_f32_f16, float, half)
 
+// Shared memory of a kernel that gathers: GATHER_ROOM bytes where there are sums.
 KERNEL(blend_f32, blend_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count) return;
-  long long n = i / a.image, at = i - n * a.image, pixel = at / a.c;
-  int c = (int)(at % a.c);
-  if (a.mask && a.mask[((a.mask_n == 1 ? 0 : n) * (a.image / a.c) + pixel) * a.mask_c + (a.mask_c == 1 ? 0 : c)] == 0.f) {
-    a.dst[i] = a.other ? a.other[i] : 0.f;
-    return;
-  }
-  float sum = 0.f;
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    long long in = i - at.n * a.e.image;
+    float sum = 0.f;
+    if (a.mask && repeated(a.mask, a.mask_n, a.mask_c, at.n, in, a.e.image, a.c) == 0.f) {
+      if (a.other) sum = a.other[i];
+    } else {
 #pragma unroll
-  for (int k = 0; k < 4; k++) {
-    if (k >= a.terms) break;
-    const blend_term& t = a.term[k];
-    float f = t.factor;
-    if (t.num) f = t.den[n] == 0.f ? 0.f : f * (t.num[n] / t.den[n]);
-    sum = fmaf(f, t.x[((t.n == 1 ? 0 : n) * (a.image / a.c) + pixel) * t.c + (t.c == 1 ? 0 : c)], sum);
+      for (int k = 0; k < 4; k++) {
+        if (k >= a.terms) break;
+        const blend_term& t = a.term[k];
+        float f = t.factor;
+        if (t.num) f = t.den[at.n] == 0.f ? 0.f : f * (t.num[at.n] / t.den[at.n]);
+        sum = fmaf(f, repeated(t.x, t.n, t.c, at.n, in, a.e.image, a.c), sum);
+      }
+      if (a.clip) sum = sum > 1.f ? 1.f : sum < -1.f ? -1.f : sum;  // a NaN stays one
+    }
+    a.dst[i] = sum;
+    at.gather(i, sum, a.dst);
   }
-  if (a.clip) sum = sum > 1.f ? 1.f : sum < -1.f ? -1.f : sum;  // a NaN stays one
-  a.dst[i] = sum;
+  at.join(shared);
 }
 KERNEL_EXPORT(blend_f32)
 
+// Shared memory: two floats.
+KERNEL(conjugate_f32, conjugate_args, 256) {
+  DYNAMIC_SHARED(shared);
+  float* step = reinterpret_cast<float*>(shared);  // alpha and beta
+  Elements at(a.e);
+  if (threadIdx.x == 0) {
+    const float* sums = a.sums + at.n * a.kinds;
+    double kappa = sums[0], zr = sums[1], beta = 0;
+    if (a.before) {
+      const float* before = a.before + 2 * at.n;
+      beta = before[0] == 0.f ? 0 : zr / before[0];
+      kappa += beta * (2 * (double)sums[2] + beta * before[1]);
+    }
+    step[0] = (float)(kappa == 0 ? 0 : zr / kappa);
+    step[1] = (float)beta;
+    if (blockIdx.x == at.n * a.e.blocks) {
+      a.after[2 * at.n] = sums[1];
+      a.after[2 * at.n + 1] = (float)kappa;
+    }
+  }
+  __syncthreads();
+  float alpha = step[0], beta = step[1];
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    float p = a.z[i], s = a.w[i];
+    if (a.before) {
+      p = fmaf(beta, a.p[i], p);
+      s = fmaf(beta, a.s[i], s);
+    }
+    a.p[i] = p;
+    a.s[i] = s;
+    a.x[i] = fmaf(alpha, p, a.x[i]);
+    a.r[i] = fmaf(-alpha, s, a.r[i]);
+  }
+}
+KERNEL_EXPORT(conjugate_f32)
+
+__device__ __forceinline__ bool stops(const float* loss, const float* counts, float limit, long long n) {
+  return loss && loss[n] <= (counts ? limit * counts[n] : limit);
+}
+
+// The residual of a local data term at element i, where the picture is x.
+__device__ __forceinline__ float residual(const local_args& l, const Elements& at, long long i, float x) {
+  if (l.mask && repeated(l.mask, l.mask_n, l.mask_c, at.n, i - at.n * at.e.image, at.e.image, l.c) == 0.f) return 0.f;
+  float y = l.y[i], r = fmaf(l.gain, x, -y);
+  if (y >= l.high && r > 0.f) r = 0.f;
+  if (y <= l.low && r < 0.f) r = 0.f;
+  return r;
+}
+
 KERNEL(accelerate_f32, accelerate_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count || (a.loss && a.loss[i / a.image] <= a.limit)) return;
-  float z = a.z[i], x = z - a.step * (a.grad[i] + a.rho * (z - a.x0[i]));
-  a.z[i] = x + a.momentum * (x - a.x[i]);
-  a.x[i] = x;
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  if (stops(a.loss, a.counts, a.limit, at.n)) return;
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    float z = a.z[i], grad = a.local.y ? a.local.gain * residual(a.local, at, i, z) : a.grad[i];
+    float x = z - a.step * (grad + a.rho * (z - a.x0[i]));
+    a.z[i] = x + a.momentum * (x - a.x[i]);
+    a.x[i] = x;
+    if (!a.e.sums) continue;
+    double r = residual(a.local, at, i, x);
+    at.sum[0] += r * r;
+  }
+  at.join(shared);
 }
 KERNEL_EXPORT(accelerate_f32)
 
 KERNEL(adam_f32, adam_args, 256) {
-  long long i = thread_index();
-  if (i >= a.count || (a.loss && a.loss[i / a.image] <= a.limit)) return;
-  float g = a.grad[i] + a.rho * (a.x[i] - a.x0[i]);
-  float m = 0.9f * a.m[i] + 0.1f * g, v = 0.999f * a.v[i] + 0.001f * (g * g);
-  a.m[i] = m;
-  a.v[i] = v;
-  a.x[i] -= a.rate * (m / a.bias1) / (sqrtf(v / a.bias2) + 1e-8f);
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  if (stops(a.loss, a.counts, a.limit, at.n)) return;
+  for (long long i = at.i; i < at.end; i += blockDim.x) {
+    float x = a.x[i], grad = a.local.y ? a.local.gain * residual(a.local, at, i, x) : a.grad[i];
+    float g = grad + a.rho * (x - a.x0[i]);
+    float m = 0.9f * a.m[i] + 0.1f * g, v = 0.999f * a.v[i] + 0.001f * (g * g);
+    a.m[i] = m;
+    a.v[i] = v;
+    x -= a.rate * (m / a.bias1) / (sqrtf(v / a.bias2) + 1e-8f);
+    a.x[i] = x;
+    if (!a.e.sums) continue;
+    double r = residual(a.local, at, i, x);
+    at.sum[0] += r * r;
+  }
+  at.join(shared);
 }
 KERNEL_EXPORT(adam_f32)
 

@@ -3,27 +3,34 @@
 #include "device.cuh"
 
 KERNEL(sparse_f32, sparse_args, 256) {
-  long long i = thread_index() / a.lanes, n = i / a.rows;
-  int lane = threadIdx.x % a.lanes, row = (int)(i % a.rows);
-  bool there = i < a.count;  // the others join in the sums of their warp
-  int first = there ? a.start[row] + lane : 0, end = there ? a.start[row + 1] : 0;
-  const float* src = a.src + n * a.cols * a.c;
-  for (int c = 0; c < a.c; c += 4) {
-    float sum[4] = {0.f, 0.f, 0.f, 0.f};
-    for (int k = first; k < end; k += a.lanes) {
-      float w = a.weight[k];
-      const float* p = src + (long long)a.col[k] * a.c + c;
+  DYNAMIC_SHARED(shared);
+  Elements at(a.e);
+  int lane = threadIdx.x % a.lanes;
+  const float* src = a.src + at.n * a.cols * a.c;
+  for (long long i = at.i; i - threadIdx.x < at.end; i += blockDim.x) {
+    int row = (int)((i - at.n * a.e.image) / a.lanes);
+    bool there = i < at.end;  // the others join in the sums of their warp
+    int first = there ? a.start[row] + lane : 0, end = there ? a.start[row + 1] : 0;
+    for (int c = 0; c < a.c; c += 4) {
+      float sum[4] = {0.f, 0.f, 0.f, 0.f};
+      for (int k = first; k < end; k += a.lanes) {
+        float w = a.weight[k];
+        const float* p = src + (long long)a.col[k] * a.c + c;
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-        if (c + j < a.c) sum[j] = fmaf(w, p[j], sum[j]);
-    }
+        for (int j = 0; j < 4; j++)
+          if (c + j < a.c) sum[j] = fmaf(w, p[j], sum[j]);
+      }
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-      for (int o = a.lanes / 2; o > 0; o >>= 1) sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], o);
-      if (!there || lane != 0 || c + j >= a.c) continue;
-      long long at = i * a.c + c + j;
-      a.dst[at] = a.add ? fmaf(a.alpha, sum[j], a.beta * a.add[at]) : a.alpha * sum[j];
+      for (int j = 0; j < 4; j++) {
+        for (int o = a.lanes / 2; o > 0; o >>= 1) sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], o);
+        if (!there || lane != 0 || c + j >= a.c) continue;
+        long long to = (at.n * a.rows + row) * a.c + c + j;
+        float v = a.add ? fmaf(a.alpha, sum[j], a.beta * a.add[to]) : a.alpha * sum[j];
+        a.dst[to] = v;
+        at.gather(to, v, a.dst);
+      }
     }
   }
+  at.join(shared);
 }
 KERNEL_EXPORT(sparse_f32)

@@ -73,11 +73,12 @@ func (b *Backend) Sparse(s *kernels.Sparse) {
 	if s.Adjoint {
 		m = s.M.(*sparse).adjoint
 	}
-	n := s.Dst.N * m.rows
-	each(b, "sparse_f32", n*m.lanes, C.sparse_args{
-		dst: at(s.Dst), src: at(s.Src), add: at(s.Add), weight: C.ulonglong(m.weight), start: C.ulonglong(m.start), col: C.ulonglong(m.col),
-		count: C.longlong(n), rows: C.int(m.rows), cols: C.int(m.cols), c: C.int(s.Dst.C), lanes: C.int(m.lanes),
-		alpha: C.float(s.Alpha), beta: C.float(s.Beta),
+	over(b, "sparse_f32", s.Dst.N, m.rows*m.lanes, s.Products, func(e C.elements_args) C.sparse_args {
+		return C.sparse_args{
+			e: e, dst: at(s.Dst), src: at(s.Src), add: at(s.Add), weight: C.ulonglong(m.weight), start: C.ulonglong(m.start), col: C.ulonglong(m.col),
+			rows: C.int(m.rows), cols: C.int(m.cols), c: C.int(s.Dst.C), lanes: C.int(m.lanes),
+			alpha: C.float(s.Alpha), beta: C.float(s.Beta),
+		}
 	})
 }
 

@@ -26,7 +26,7 @@ func Image(t *testing.T, b kernels.Backend) {
 			run  func(*pixels)
 		}{
 			{"Blend", (*pixels).blend}, {"Dot", (*pixels).dot}, {"Separable", (*pixels).separable},
-			{"Filter", (*pixels).filter}, {"Deconvolve", (*pixels).deconvolve}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
+			{"Filter", (*pixels).filter}, {"Deconvolve", (*pixels).deconvolve}, {"Conjugate", (*pixels).conjugate}, {"Accelerate", (*pixels).accelerate}, {"Adam", (*pixels).adam},
 			{"Fourier", (*pixels).fourier}, {"Pointwise", (*pixels).pointwise}, {"Sparse", (*pixels).sparse},
 		} {
 			p.what = fmt.Sprintf("%s, seed %d, shape %v", c.name, seed, p.shape)
@@ -328,9 +328,11 @@ func (p *pixels) blend() {
 		}
 		got.Dst, want.Dst, want.Clip = dst.got, dst.want, got.Clip
 		mag.Dst = p.blank(p.shape)
+		products := p.products(dst, &got.Products, &sources)
 		p.ref.Blend(&mag)
 		p.ref.Blend(&want)
 		p.b.Blend(&got)
+		products()
 		s := p.reference(mag.Dst)
 		// Per term: the quotient, times C, times X, the sum.
 		p.near(dst.got, dst.want, func(i int) float64 { return float64(3*count+1) * unit * float64(s[i]) })
@@ -354,6 +356,186 @@ func (p *pixels) dot() {
 	// Sums in float64, then one rounding on either side.
 	p.near(dst.got, dst.want, func(i int) float64 { return 2*unit*math.Abs(float64(want[i])) + n*0x1p-52*float64(s[i]) })
 	p.untouched(a, b)
+}
+
+// products asks for sums of what an operation on dst makes, half of the time. What it returns holds them to the bound of Dot for the
+// result as it is.
+func (p *pixels) products(dst pair, got *kernels.Products, sources *[]pair) (check func()) {
+	if p.rng.IntN(2) == 0 {
+		return func() {}
+	}
+	shape := [4]int{dst.got.N, dst.got.H, dst.got.W, dst.got.C}
+	count := 1 + p.rng.IntN(3)
+	sums, with, of, own := p.put([4]int{shape[0], 1, 1, count}, nil), []pair{dst}, dst, true
+	got.Sums, got.Of = sums.got, dst.got
+	if p.rng.IntN(3) > 0 {
+		of, own = p.random(shape), false
+		got.Of = of.got
+		*sources = append(*sources, of)
+	}
+	for i := range count - 1 {
+		with = append(with, p.random(shape))
+		if i == 0 && p.rng.IntN(3) == 0 && !own {
+			with[1] = of
+		}
+		got.With[i] = with[i+1].got
+		*sources = append(*sources, with[i+1])
+	}
+	return func() {
+		p.t.Helper()
+		dst.data = p.read(dst.got)
+		if with[0] = dst; own {
+			of = dst
+		}
+		n := dst.got.Len() / shape[0]
+		for i, g := range p.read(sums.got) {
+			var want, size float64
+			for j := i / count * n; j < (i/count+1)*n; j++ {
+				v := float64(of.data[j]) * float64(with[i%count].data[j])
+				want, size = want+v, size+math.Abs(v)
+			}
+			if allowed := unit*math.Abs(want) + float64(n)*0x1p-52*size; !(math.Abs(float64(g)-want) <= allowed) {
+				p.errorf("sum %d of image %d is %v, expected %v: allowed %.3g", i%count, i/count, g, want, allowed)
+				return
+			}
+		}
+	}
+}
+
+// conjugate makes a first step and a later one, with a preconditioned residual and without, with quotients that are zero.
+func (p *pixels) conjugate() {
+	n := p.shape[0]
+	for _, first := range []bool{true, false} {
+		x, r, q, s, w := p.random(p.shape), p.random(p.shape), p.random(p.shape), p.random(p.shape), p.random(p.shape)
+		if first {
+			q, s = p.put(p.shape, nil), p.put(p.shape, nil)
+		}
+		z, kept := r, []pair{w}
+		if p.rng.IntN(2) == 0 {
+			z = p.random(p.shape)
+			kept = append(kept, z)
+		}
+		sums, before := make([]float32, 3*n), make([]float32, 2*n)
+		for i := range n {
+			sums[3*i], sums[3*i+1], sums[3*i+2] = 1+p.rng.Float32(), p.rng.Float32(), p.rng.Float32()-0.3
+			before[2*i], before[2*i+1] = 0.5+p.rng.Float32(), 1+p.rng.Float32()
+			switch p.rng.IntN(4) {
+			case 0:
+				before[2*i] = 0
+			case 1:
+				sums[3*i], sums[3*i+1] = 0, 0 // as where the image has been found
+			}
+		}
+		sum, was, is := p.put([4]int{n, 1, 1, 3}, sums), p.put([4]int{n, 1, 1, 2}, before), p.put([4]int{n, 1, 1, 2}, nil)
+		got := kernels.Conjugate{X: x.got, R: r.got, P: q.got, S: s.got, Z: z.got, W: w.got, Sums: sum.got, Before: was.got, After: is.got}
+		want := kernels.Conjugate{X: x.want, R: r.want, P: q.want, S: s.want, Z: z.want, W: w.want, Sums: sum.want, Before: was.want, After: is.want}
+		if first {
+			got.Before, want.Before = kernels.View{}, kernels.View{}
+		}
+		p.ref.Conjugate(&want)
+		p.b.Conjugate(&got)
+		kept = append(kept, sum, was)
+		alpha, beta := make([]float64, n), make([]float64, n)
+		for i := range n {
+			from := before[2*i : 2*i+2]
+			if first {
+				from = nil
+			}
+			alpha[i], beta[i] = kernels.Quotients(sums[3*i:3*i+3], from, make([]float32, 2))
+		}
+		size := func(i int, a, b pair) float64 { // of a + beta b
+			if first {
+				return math.Abs(float64(a.data[i]))
+			}
+			return math.Abs(float64(a.data[i])) + math.Abs(beta[i/(p.shape[1]*p.shape[2]*p.shape[3])]*float64(b.data[i]))
+		}
+		step := func(i int) float64 { return math.Abs(alpha[i/(p.shape[1]*p.shape[2]*p.shape[3])]) }
+		// The quotient, its product, and the sum; for x and r once more.
+		p.near(q.got, q.want, func(i int) float64 { return 4 * unit * size(i, z, q) })
+		p.near(s.got, s.want, func(i int) float64 { return 4 * unit * size(i, w, s) })
+		p.near(x.got, x.want, func(i int) float64 { return 8 * unit * (math.Abs(float64(x.data[i])) + step(i)*size(i, z, q)) })
+		p.near(r.got, r.want, func(i int) float64 { return 8 * unit * (math.Abs(float64(r.data[i])) + step(i)*size(i, w, s)) })
+		after := p.reference(is.want)
+		p.near(is.got, is.want, func(i int) float64 { return 2 * unit * math.Abs(float64(after[i])) })
+		p.untouched(kept...)
+	}
+}
+
+// local draws a data term that sees every element alone, half of the time. size is the sum of the absolute values in its gradient
+// at element i, where x has the value v; loss holds what was told to the x that the step left.
+func (p *pixels) local(stop kernels.Stop, old pair) (got, want kernels.Local, size func(i int, v float32) float64, loss func(x pair)) {
+	if p.rng.IntN(2) == 0 {
+		return
+	}
+	y, mask := p.random(p.shape), pair{}
+	shape := p.shape
+	if p.rng.IntN(2) == 0 {
+		shape[0] = 1
+	}
+	if p.rng.IntN(2) == 0 {
+		shape[3] = 1
+	}
+	if p.rng.IntN(2) == 0 {
+		m := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
+		for i := range m {
+			m[i] = float32(p.rng.IntN(3) - 1)
+		}
+		mask = p.put(shape, m)
+	}
+	got = kernels.Local{Y: y.got, Mask: mask.got, Gain: float32(p.rng.NormFloat64()), Low: float32(math.Inf(-1)), High: float32(math.Inf(1))}
+	if p.rng.IntN(2) == 0 {
+		got.Low, got.High = -p.rng.Float32(), p.rng.Float32()
+	}
+	want = got
+	want.Y, want.Mask = y.want, mask.want
+	gain := math.Abs(float64(got.Gain))
+	size = func(i int, v float32) float64 {
+		return gain * (gain*math.Abs(float64(v)) + math.Abs(float64(y.data[i])))
+	}
+	out := pair{}
+	if p.rng.IntN(3) > 0 {
+		out = p.put([4]int{p.shape[0], 1, 1, 1}, nil)
+		if stop.Loss.Present() {
+			out = old
+		}
+		got.Loss, want.Loss = out.got, out.want
+	}
+	n := p.shape[1] * p.shape[2] * p.shape[3]
+	return got, want, size, func(x pair) {
+		p.t.Helper()
+		p.untouched(y, mask)
+		if !out.got.Present() {
+			return
+		}
+		result := p.read(x.got)
+		for i, g := range p.read(out.got) {
+			if p.frozen(old, i*n) {
+				if g != old.data[i] {
+					p.errorf("image %d is frozen at a loss of %v, which became %v", i, old.data[i], g)
+				}
+				continue
+			}
+			var sum, allowed float64
+			for j := i * n; j < (i+1)*n; j++ {
+				if mask.got.Present() {
+					pixel, c := j%n/p.shape[3], j%p.shape[3]
+					if mask.data[(i%shape[0]*p.shape[1]*p.shape[2]+pixel)*shape[3]+c%shape[3]] == 0 {
+						continue
+					}
+				}
+				v, yj := float64(got.Gain)*float64(result[j]), float64(y.data[j])
+				r, off := v-yj, 2*unit*(math.Abs(v)+math.Abs(yj))
+				if yj >= float64(got.High) && r > 0 || yj <= float64(got.Low) && r < 0 {
+					r = 0
+				}
+				sum, allowed = sum+r*r, allowed+2*math.Abs(r)*off+off*off
+			}
+			if allowed += 2 * unit * sum; !(math.Abs(float64(g)-sum) <= allowed) {
+				p.errorf("loss of image %d is %v, expected %v: allowed %.3g", i, g, sum, allowed)
+				return
+			}
+		}
+	}
 }
 
 // band draws a banded matrix; some rows are empty, some cover everything.
@@ -433,9 +615,11 @@ func (p *pixels) separable() {
 		mag.Dst, mag.Src, mag.Add = p.blank(shape), p.magnitude(src), p.magnitude(add)
 		mag.H, mag.W = p.prepare(p.ref, magnitudes(h)), p.prepare(p.ref, magnitudes(w))
 		mag.Alpha, mag.Beta = float32(math.Abs(float64(mag.Alpha))), float32(math.Abs(float64(mag.Beta)))
+		products := p.products(dst, &got.Products, &sources)
 		p.ref.Separable(&mag)
 		p.ref.Separable(&want)
 		p.b.Separable(&got)
+		products()
 		s := p.reference(mag.Dst)
 		// A product and a sum per weight in both passes, the division, Alpha, Beta and their sum.
 		n := float64(longest(h) + longest(w) + 8)
@@ -491,9 +675,11 @@ func (p *pixels) filter() {
 		mag.Dst, mag.Src, mag.Add = p.blank(p.shape), p.magnitude(src), p.magnitude(add)
 		mag.Kernel = p.prepareFilter(p.ref, kernels.FilterWeights{H: k.H, W: k.W, K: abs(k.K)})
 		mag.Alpha, mag.Beta = float32(math.Abs(float64(mag.Alpha))), float32(math.Abs(float64(mag.Beta)))
+		products := p.products(dst, &got.Products, &sources)
 		p.ref.Filter(&mag)
 		p.ref.Filter(&want)
 		p.b.Filter(&got)
+		products()
 		s := p.reference(mag.Dst)
 		// A product and a sum per tap. In the adjoint a pixel collects each tap once for every time that it is mirrored
 		// into the frame, along either axis.
@@ -517,7 +703,16 @@ func (p *pixels) stop() (got, want kernels.Stop, loss pair) {
 		data[i] = []float32{0.5, 1, 1.5}[p.rng.IntN(3)]
 	}
 	loss = p.put([4]int{p.shape[0], 1, 1, 1}, data)
-	return kernels.Stop{Loss: loss.got, Limit: 1}, kernels.Stop{Loss: loss.want, Limit: 1}, loss
+	got, want = kernels.Stop{Loss: loss.got, Limit: 1}, kernels.Stop{Loss: loss.want, Limit: 1}
+	if p.rng.IntN(2) == 0 {
+		count := make([]float32, p.shape[0])
+		for i := range count {
+			count[i] = 4
+		}
+		per := p.put([4]int{p.shape[0], 1, 1, 1}, count)
+		got.Count, want.Count, got.Limit, want.Limit = per.got, per.want, 0.25, 0.25
+	}
+	return got, want, loss
 }
 
 // frozen reports whether element i belongs to an image that may not move.
@@ -533,10 +728,17 @@ func (p *pixels) accelerate() {
 	want.X, want.Z, want.Grad, want.X0 = x.want, z.want, g.want, x0.want
 	var loss pair
 	got.Stop, want.Stop, loss = p.stop()
+	local, reference, slope, told := p.local(got.Stop, loss)
+	if slope != nil {
+		got.Grad, want.Grad, got.Local, want.Local = kernels.View{}, kernels.View{}, local, reference
+	}
 	p.ref.Accelerate(&want)
 	p.b.Accelerate(&got)
 	size := func(i int) float64 { // sum of the absolute values in xn
 		gi, zi, ai := math.Abs(float64(g.data[i])), math.Abs(float64(z.data[i])), math.Abs(float64(x0.data[i]))
+		if slope != nil {
+			gi = 2 * slope(i, z.data[i]) // it has as many roundings as what follows
+		}
 		return zi + float64(got.Step)*(gi+float64(got.Rho)*(zi+ai))
 	}
 	p.near(x.got, x.want, func(i int) float64 {
@@ -551,7 +753,13 @@ func (p *pixels) accelerate() {
 		}
 		return 12 * unit * (size(i) + float64(got.Momentum)*(size(i)+math.Abs(float64(x.data[i]))))
 	})
-	p.untouched(g, x0, loss)
+	p.untouched(g, x0)
+	if slope != nil {
+		told(x)
+	}
+	if slope == nil || !local.Loss.Present() {
+		p.untouched(loss)
+	}
 }
 
 func (p *pixels) adam() {
@@ -570,10 +778,21 @@ func (p *pixels) adam() {
 		want.X, want.M, want.V, want.Grad, want.X0 = x.want, m.want, v.want, g.want, x0.want
 		var loss pair
 		got.Stop, want.Stop, loss = p.stop()
+		local, reference, slope, told := p.local(got.Stop, loss)
+		if step == 1 {
+			slope = nil
+		}
+		if slope != nil {
+			got.Grad, want.Grad, got.Local, want.Local = kernels.View{}, kernels.View{}, local, reference
+		}
 		p.ref.Adam(&want)
 		p.b.Adam(&got)
 		gsize := func(i int) float64 {
-			return math.Abs(float64(g.data[i])) + float64(rho)*(math.Abs(float64(x.data[i]))+math.Abs(float64(x0.data[i])))
+			gi := math.Abs(float64(g.data[i]))
+			if slope != nil {
+				gi = 2 * slope(i, x.data[i])
+			}
+			return gi + float64(rho)*(math.Abs(float64(x.data[i]))+math.Abs(float64(x0.data[i])))
 		}
 		msize := func(i int) float64 { return 0.9*math.Abs(float64(m.data[i])) + 0.1*gsize(i) }
 		vsize := func(i int) float64 { return 0.999*float64(v.data[i]) + 0.001*gsize(i)*gsize(i) }
@@ -594,7 +813,13 @@ func (p *pixels) adam() {
 			spread := vsize(i) / max(float64(vOut[i]), 1e-30)
 			return unit * (2*math.Abs(float64(x.data[i])) + move*(8+6*spread+6))
 		}))
-		p.untouched(g, x0, loss)
+		p.untouched(g, x0)
+		if slope != nil {
+			told(x)
+		}
+		if slope == nil || !local.Loss.Present() {
+			p.untouched(loss)
+		}
 	}
 }
 

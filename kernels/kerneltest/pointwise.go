@@ -227,9 +227,11 @@ func (p *pixels) sparse() {
 			if add.got.Present() && p.rng.IntN(2) == 0 {
 				got.Dst, want.Dst, dst, kept = add.got, add.want, add, []pair{src}
 			}
+			products := p.products(dst, &got.Products, &kept)
 			p.ref.Sparse(&mag)
 			p.ref.Sparse(&want)
 			p.b.Sparse(&got)
+			products()
 			s := p.reference(mag.Dst)
 			// A product and a sum per weight, Alpha, Beta and their sum.
 			n := float64(2*weights[i] + 4)

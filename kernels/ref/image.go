@@ -67,6 +67,50 @@ func (*Backend) Blend(b *kernels.Blend) {
 			}
 		}
 	})
+	products(b.Dst, b.Products)
+}
+
+// products takes them of a finished result.
+func products(dst kernels.View, p kernels.Products) {
+	if !p.Sums.Present() {
+		return
+	}
+	sums := floats(p.Sums)
+	for k, v := range append([]kernels.View{dst}, p.With[:]...)[:p.Sums.C] {
+		each(dst.N, func(n int) { sums[n*p.Sums.C+k] = dot(p.Of.Image(n), v.Image(n)) })
+	}
+}
+
+func dot(a, b kernels.View) float32 {
+	x, y := floats(a), floats(b)
+	var sum float64
+	for i := range x {
+		sum += float64(x[i]) * float64(y[i])
+	}
+	return float32(sum)
+}
+
+// Conjugate implements kernels.Image.
+func (*Backend) Conjugate(k *kernels.Conjugate) {
+	each(k.X.N, func(n int) {
+		sums, after, before := floats(k.Sums.Image(n)), floats(k.After.Image(n)), []float32(nil)
+		if k.Before.Present() {
+			before = floats(k.Before.Image(n))
+		}
+		alpha, beta := kernels.Quotients(sums, before, after)
+		x, r, p, s := floats(k.X.Image(n)), floats(k.R.Image(n)), floats(k.P.Image(n)), floats(k.S.Image(n))
+		z, w := floats(k.Z.Image(n)), floats(k.W.Image(n))
+		for i := range x {
+			pi, si := float64(z[i]), float64(w[i])
+			if before != nil {
+				pi += beta * float64(p[i])
+				si += beta * float64(s[i])
+			}
+			p[i], s[i] = float32(pi), float32(si)
+			x[i] += float32(alpha * pi)
+			r[i] -= float32(alpha * si)
+		}
+	})
 }
 
 func factors(t kernels.Term, n int) []float64 {
@@ -107,14 +151,7 @@ func clip(v float64, on bool) float64 {
 
 // Dot implements kernels.Image.
 func (*Backend) Dot(dst, a, b kernels.View) {
-	each(a.N, func(n int) {
-		x, y := floats(a.Image(n)), floats(b.Image(n))
-		var sum float64
-		for i := range x {
-			sum += float64(x[i]) * float64(y[i])
-		}
-		floats(dst)[n] = float32(sum)
-	})
+	each(a.N, func(n int) { floats(dst)[n] = dot(a.Image(n), b.Image(n)) })
 }
 
 // Separable implements kernels.Image.
@@ -149,6 +186,7 @@ func (*Backend) Separable(s *kernels.Separable) {
 			}
 		}
 	})
+	products(s.Dst, s.Products)
 }
 
 // mirror folds any index into [0,n) by reflection at the centres of the first and the last pixel.
@@ -209,11 +247,59 @@ func (*Backend) Filter(f *kernels.Filter) {
 			}
 		}
 	})
+	products(f.Dst, f.Products)
 }
 
 // stopped reports whether image n is frozen.
 func stopped(s kernels.Stop, n int) bool {
-	return s.Loss.Present() && floats(s.Loss)[n] <= s.Limit
+	if !s.Loss.Present() {
+		return false
+	}
+	limit := s.Limit
+	if s.Count.Present() {
+		limit *= floats(s.Count)[n]
+	}
+	return floats(s.Loss)[n] <= limit
+}
+
+// local is the residual of a local data term at element i of image n.
+func local(l kernels.Local, n, i int, x float64) float64 {
+	if l.Mask.Present() {
+		ch, pixel := i%l.Y.C, i/l.Y.C
+		if floats(l.Mask)[repeated(l.Mask, n, pixel/l.Y.W, pixel%l.Y.W, ch)] == 0 {
+			return 0
+		}
+	}
+	y := float64(floats(l.Y.Image(n))[i])
+	r := float64(l.Gain)*x - y
+	if y >= float64(l.High) {
+		r = limit(r, math.Inf(-1), 0)
+	}
+	if y <= float64(l.Low) {
+		r = limit(r, 0, math.Inf(1))
+	}
+	return r
+}
+
+// slope is the gradient of the data term at element i of image n: what is given, or that of the local term.
+func slope(grad kernels.View, l kernels.Local, n, i int, x float64) float64 {
+	if grad.Present() {
+		return float64(floats(grad.Image(n))[i])
+	}
+	return float64(l.Gain) * local(l, n, i, x)
+}
+
+// settle writes the loss of image n after a step.
+func settle(l kernels.Local, n int, x []float32) {
+	if !l.Y.Present() || !l.Loss.Present() {
+		return
+	}
+	var sum float64
+	for i, v := range x {
+		r := local(l, n, i, float64(v))
+		sum += r * r
+	}
+	floats(l.Loss)[n] = float32(sum)
 }
 
 // Accelerate implements kernels.Image.
@@ -222,14 +308,14 @@ func (*Backend) Accelerate(a *kernels.Accelerate) {
 		if stopped(a.Stop, n) {
 			return
 		}
-		x, z := floats(a.X.Image(n)), floats(a.Z.Image(n))
-		grad, x0 := floats(a.Grad.Image(n)), floats(a.X0.Image(n))
+		x, z, x0 := floats(a.X.Image(n)), floats(a.Z.Image(n)), floats(a.X0.Image(n))
 		for i := range x {
 			zi := float64(z[i])
-			xn := zi - float64(a.Step)*(float64(grad[i])+float64(a.Rho)*(zi-float64(x0[i])))
+			xn := zi - float64(a.Step)*(slope(a.Grad, a.Local, n, i, zi)+float64(a.Rho)*(zi-float64(x0[i])))
 			z[i] = float32(xn + float64(a.Momentum)*(xn-float64(x[i])))
 			x[i] = float32(xn)
 		}
+		settle(a.Local, n, x)
 	})
 }
 
@@ -242,13 +328,14 @@ func (*Backend) Adam(a *kernels.Adam) {
 			return
 		}
 		x, m, v := floats(a.X.Image(n)), floats(a.M.Image(n)), floats(a.V.Image(n))
-		grad, x0 := floats(a.Grad.Image(n)), floats(a.X0.Image(n))
+		x0 := floats(a.X0.Image(n))
 		for i := range x {
-			g := float64(grad[i]) + float64(a.Rho)*(float64(x[i])-float64(x0[i]))
+			g := slope(a.Grad, a.Local, n, i, float64(x[i])) + float64(a.Rho)*(float64(x[i])-float64(x0[i]))
 			mi := beta1*float64(m[i]) + (1-beta1)*g
 			vi := beta2*float64(v[i]) + (1-beta2)*g*g
 			m[i], v[i] = float32(mi), float32(vi)
 			x[i] -= float32(float64(a.Rate) * (mi / bias1) / (math.Sqrt(vi/bias2) + eps))
 		}
+		settle(a.Local, n, x)
 	})
 }

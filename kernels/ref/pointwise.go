@@ -42,6 +42,7 @@ func (*Backend) Sparse(s *kernels.Sparse) {
 			dst[row*c+ch] = float32(sum)
 		}
 	})
+	products(s.Dst, s.Products)
 }
 
 // Pointwise implements kernels.Image.
