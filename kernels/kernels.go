@@ -83,6 +83,22 @@ type Recording interface {
 	Free()
 }
 
+// Bundler is a Backend that can run a series of operations in one go for less than it takes to run one after the other.
+type Bundler interface {
+	// Bundle begins a series: operations are kept back until Run. like is what an earlier series of the same operations left, or
+	// nil: that their arguments differ costs little then, whatever they are.
+	Bundle(like Bundle)
+	// Run runs the series, and returns what the next one of its kind may begin with. A transfer, a wait, and memory taken or
+	// given back among the operations end the series before: what was kept back runs first, and what follows as ever.
+	Run() Bundle
+}
+
+// Bundle is what a series left. It is gone when its backend is closed.
+type Bundle interface {
+	// Free forgets it.
+	Free()
+}
+
 // Storer is a Backend that stores other types than F32. It takes views of those types where the operations of Net read or
 // write activations: Src, Skip, Residual and Dst of Conv2D, x of Moments, everything of Attention, Dst and Src of LayerNorm,
 // GEGLU and Resample. All other views are F32.

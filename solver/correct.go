@@ -1,6 +1,7 @@
 package solver
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/spin-native/spin/tensor"
@@ -131,6 +132,20 @@ func (c *corrector) choose(in Inner) Inner {
 //
 // started from x0, as far as the method gets. Nothing is clipped.
 func (c *corrector) correct(x0 *tensor.Tensor, rho float64, in Inner) (x *tensor.Tensor) {
+	// The operations are the same for every picture of the size, but for numbers like rho.
+	c.d.Bundle(alike{fmt.Sprintf("%T", c.Operator), c.shape, c.Y.Shape(), in, c.Sigma > 0}, func() { x = c.corrected(x0, rho, in) })
+	return x
+}
+
+// alike are corrections of the same operations.
+type alike struct {
+	operator string
+	x, y     [4]int
+	inner    Inner
+	noisy    bool // or nothing stops
+}
+
+func (c *corrector) corrected(x0 *tensor.Tensor, rho float64, in Inner) (x *tensor.Tensor) {
 	defer c.d.Tidy(&x)()
 	switch in.Method {
 	case Exact:

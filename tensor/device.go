@@ -8,14 +8,16 @@ import (
 
 // Device owns a backend and an arena of its memory.
 type Device struct {
-	b      kernels.Backend
-	parent *Device // whose fork this is, or nil
-	arena  arena
-	stored kernels.Type
-	live   []*Tensor // tensors of the open brackets, innermost last
-	depth  int       // open brackets
-	passes []*pass   // met before, the latest last
-	stats  Stats
+	b        kernels.Backend
+	parent   *Device // whose fork this is, or nil
+	arena    arena
+	stored   kernels.Type
+	live     []*Tensor // tensors of the open brackets, innermost last
+	depth    int       // open brackets
+	passes   []*pass   // met before, the latest last
+	series   []*series // bundled before, the latest last
+	bundling bool
+	stats    Stats
 }
 
 // Stats counts a device's memory in bytes.
@@ -64,7 +66,7 @@ func (d *Device) Close() error {
 	for _, r := range d.arena.regions {
 		r.buf = nil
 	}
-	d.arena, d.live, d.passes = arena{}, nil, nil
+	d.arena, d.live, d.passes, d.series = arena{}, nil, nil, nil
 	return d.b.Close()
 }
 

@@ -162,3 +162,41 @@ func (d *Device) at(p *pass) *Tensor {
 	d.live = append(d.live, t)
 	return t
 }
+
+// series is what was bundled under a name.
+type series struct {
+	name   any
+	bundle kernels.Bundle
+}
+
+// Bundle runs f, which does the same operations on tensors of the same shapes whenever it is called with the same name, though
+// with other numbers and perhaps other tensors. A backend that is a kernels.Bundler runs them in one go from the second call on: f
+// tells them, and what they share with the call before need not be told to the device again. What f does beside costs only that.
+// On other backends Bundle is f.
+func (d *Device) Bundle(name any, f func()) {
+	b, ok := d.b.(kernels.Bundler)
+	if !ok || d.bundling {
+		f()
+		return
+	}
+	i := slices.IndexFunc(d.series, func(s *series) bool { return s.name == name })
+	if i < 0 {
+		if len(d.series) == maxPasses {
+			if old := d.series[0].bundle; old != nil {
+				old.Free()
+			}
+			d.series = slices.Delete(d.series, 0, 1)
+		}
+		d.series = append(d.series, &series{name: name})
+		f()
+		return
+	}
+	s := d.series[i]
+	d.series = append(slices.Delete(d.series, i, i+1), s)
+	d.bundling = true
+	b.Bundle(s.bundle)
+	defer func() { // where f panics, too
+		s.bundle, d.bundling = b.Run(), false
+	}()
+	f()
+}

@@ -76,8 +76,9 @@ bool inside(const std::map<uintptr_t, size_t>& m, uintptr_t p, size_t n, uintptr
 }  // namespace
 
 struct CUctx_st { int dev; int refs; };
-struct CUgraph_st { std::vector<Op> ops; };
-struct CUgraphExec_st { std::vector<Op> ops; };
+struct CUgraphNode_st { size_t at; CUfunction fn; };  // the operation of its graph
+struct CUgraph_st { std::vector<Op> ops; std::vector<std::unique_ptr<CUgraphNode_st>> nodes; };
+struct CUgraphExec_st { std::vector<Op> ops; CUgraph_st* of; };
 struct CUstream_st {
   std::deque<Op> q;
   CUgraph_st* capture = nullptr;
@@ -479,8 +480,8 @@ API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, CUfunction, int block, s
   *n = t < s ? t : s;
   return CUDA_SUCCESS;
 }
-API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, CUstream s, void** params, void** extra) {
-  ENTER;
+// check refuses what a device would, and makes an operation of a launch.
+static CUresult check(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, void** params, void** extra, Op* op) {
   const char* name = f->k->name;
   if (extra) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s: launch with extra", name);
   size_t threads = (size_t)bx * by * bz;
@@ -491,7 +492,7 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", name, gx, gy, gz, bx, by, bz, smem);
   auto args = std::make_shared<std::vector<std::vector<char>>>();
   for (size_t i = 0; i < f->k->params.size(); i++) args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
-  return push(s, [=] {
+  *op = [=] {
     static int launches = 0;
     note("launch", name);
     if (asked_to("CUEMU_FAIL", name) || ++launches == env("CUEMU_FAIL_LAUNCH", 0)) return CUDA_ERROR_ILLEGAL_ADDRESS;
@@ -500,10 +501,17 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
     for (auto& a : *args) ps.push_back(a.data());
     std::string e = cuemu::launch(f->k, {gx, gy, gz}, {bx, by, bz}, smem, ps.data());
     return e.empty() ? CUDA_SUCCESS : fail(CUDA_ERROR_LAUNCH_FAILED, "%s: %s", name, e.c_str());
-  });
+  };
+  return CUDA_SUCCESS;
+}
+API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, CUstream s, void** params, void** extra) {
+  ENTER;
+  Op op;
+  if (CUresult r = check(f, gx, gy, gz, bx, by, bz, smem, params, extra, &op)) return r;
+  return push(s, op);
 }
 
-// ---- graphs (linear capture of one stream) ----
+// ---- graphs (linear: the capture of one stream, or kernels one after the other) ----
 API cuStreamBeginCapture(CUstream s, CUstreamCaptureMode mode) {
   ENTER;
   if (!s || !streams.count(s)) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
@@ -524,7 +532,28 @@ API cuStreamEndCapture(CUstream s, CUgraph* g) {
   s->capture = nullptr;
   return s->broken ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
 }
-API cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long long) { ENTER; *x = new CUgraphExec_st{g->ops}; return CUDA_SUCCESS; }
+API cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long long) { ENTER; *x = new CUgraphExec_st{g->ops, g}; return CUDA_SUCCESS; }
+API cuGraphCreate(CUgraph* g, unsigned) { ENTER; *g = new CUgraph_st; return CUDA_SUCCESS; }
+static CUresult check(const CUDA_KERNEL_NODE_PARAMS* p, Op* op) {
+  return check(p->func, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX, p->blockDimY, p->blockDimZ, p->sharedMemBytes, p->kernelParams, p->extra, op);
+}
+API cuGraphAddKernelNode(CUgraphNode* n, CUgraph g, const CUgraphNode* after, size_t count, const CUDA_KERNEL_NODE_PARAMS* p) {
+  ENTER;
+  if (count != (g->nodes.empty() ? 0 : 1) || (count && *after != g->nodes.back().get())) return fail(CUDA_ERROR_NOT_SUPPORTED, "a node that does not follow the last one");
+  Op op;
+  if (CUresult r = check(p, &op)) return r;
+  g->nodes.emplace_back(new CUgraphNode_st{g->ops.size(), p->func});
+  g->ops.push_back(op);
+  *n = g->nodes.back().get();
+  return CUDA_SUCCESS;
+}
+API cuGraphExecKernelNodeSetParams(CUgraphExec x, CUgraphNode n, const CUDA_KERNEL_NODE_PARAMS* p) {
+  ENTER;
+  bool of = false;
+  for (auto& node : x->of->nodes) of |= node.get() == n;
+  if (!of || n->fn != p->func) return fail(CUDA_ERROR_INVALID_VALUE, "a node of another graph or with another kernel");
+  return check(p, &x->ops[n->at]);
+}
 API cuGraphLaunch(CUgraphExec x, CUstream s) {
   ENTER;
   for (Op& op : x->ops) if (CUresult r = push(s, op)) return r;

@@ -81,6 +81,8 @@ type Backend struct {
 	counted  int
 	moves    int // times that memory which launches may name was given back
 	staging  staging
+	open     *series // that launches are kept back for, or nil
+	bundled  *series // the last one
 
 	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
 
@@ -88,6 +90,7 @@ type Backend struct {
 	fault    error // the first one
 	capture  capturing
 	graphs   map[*graph]struct{}
+	bundles  map[*series]struct{} // with a graph
 	stream   cu.Stream
 	memory   map[device]struct{}
 	launches int
@@ -167,6 +170,11 @@ var errClosed = errors.New("cuda: the backend is closed")
 
 // later runs f on the goroutine of the context after what it has to do, without waiting. The first error stays.
 func (b *Backend) later(f func() error) {
+	b.spill()
+	b.enqueue(f)
+}
+
+func (b *Backend) enqueue(f func() error) {
 	if b.closed {
 		return
 	}
@@ -185,6 +193,7 @@ func (b *Backend) fail(err error) {
 
 // now runs f on the goroutine of the context and returns its error, or an earlier fault. An error of f is not a fault.
 func (b *Backend) now(f func() error) error {
+	b.spill()
 	if b.closed {
 		return errClosed
 	}
@@ -199,20 +208,30 @@ func (b *Backend) now(f func() error) error {
 	return <-done
 }
 
-// launch enqueues one kernel, whose argument is args, a struct of args.h.
+// shape is that of a launch: the grid, the threads of a block, and its shared memory in bytes.
+type shape [5]C.uint
+
+// launch enqueues one kernel, whose argument is args, a struct of args.h, or keeps it back for a series.
 func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A) {
-	b.later(func() error {
-		if b.capture == dropping {
-			return nil
-		}
-		b.launches++
-		r := C.launch(unsafe.Pointer(b.kernels[name]), C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared),
-			C.CUstream(unsafe.Pointer(b.stream.C())), unsafe.Pointer(&args))
-		if r != C.CUDA_SUCCESS {
-			return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, x, y, z, threads, errorName(r))
-		}
+	at := shape{C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared)}
+	if s := b.open; s != nil {
+		s.keep(name, at, unsafe.Slice((*byte)(unsafe.Pointer(&args)), unsafe.Sizeof(args)))
+		return
+	}
+	b.enqueue(func() error { return b.issue(name, at, unsafe.Pointer(&args)) })
+}
+
+// issue tells the driver of a launch. It runs on the goroutine of the context.
+func (b *Backend) issue(name string, at shape, args unsafe.Pointer) error {
+	if b.capture == dropping {
 		return nil
-	})
+	}
+	b.launches++
+	r := C.launch(unsafe.Pointer(b.kernels[name]), at[0], at[1], at[2], at[3], at[4], C.CUstream(unsafe.Pointer(b.stream.C())), args)
+	if r != C.CUDA_SUCCESS {
+		return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, at[0], at[1], at[2], at[3], errorName(r))
+	}
+	return nil
 }
 
 func errorName(r C.CUresult) string { return C.GoString(C.error_name(r)) }

@@ -80,7 +80,7 @@ func (b *Backend) Fork(threads int) (kernels.Backend, error) {
 func newBackend(p *program) *Backend {
 	return &Backend{
 		program: p, claim: claim{users: 1}, jobs: make(chan func(), ahead),
-		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{},
+		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
 	}
 }
 

@@ -49,6 +49,9 @@ func (b *Backend) discard() {
 	for g := range b.graphs {
 		g.destroy()
 	}
+	for s := range b.bundles {
+		s.destroy()
+	}
 	for _, e := range append(b.marks, b.spare...) {
 		_ = cu.DestroyEvent(&e)
 	}
