@@ -2,6 +2,7 @@ package solver
 
 import (
 	"fmt"
+	"image/color"
 	"math"
 	"slices"
 
@@ -523,19 +524,37 @@ func (op *JPEG) Record(a *tensor.Tensor) *tensor.Tensor {
 // Deviation is 1: residuals are in units of their own.
 func (op *JPEG) Deviation() float64 { return 1 }
 
-// View is the picture that a decoder makes: samples rounded to whole levels and clipped, chroma repeated.
+// View is the picture that a decoder makes: samples rounded to whole levels and clipped, halves up, chroma repeated, and colours
+// by the integer arithmetic of image/color. It is for showing measurements and works on the host.
 func (op *JPEG) View(y *tensor.Tensor) *tensor.Tensor {
-	d := y.Device()
 	both := op.samples(y, &op.decode)
+	var planes [2][]float32
 	for p, x := range both {
-		if x != nil {
-			lowest := [2]float64{-1, -128 * jpegUnit}[p]
-			d.Pointwise(x, kernels.PointRound, x, nil, jpegUnit, lowest)
-			d.Pointwise(x, kernels.PointClip, x, nil, lowest, lowest+255*jpegUnit)
+		if x == nil {
+			continue
+		}
+		var err error
+		if planes[p], err = x.Floats(); err != nil {
+			tensor.FailWith("solver.JPEG", err, "decoding")
 		}
 	}
-	x := mix(op.color, both)
-	return d.Pointwise(x, kernels.PointClip, x, nil, -1, 1)
+	level := func(v float32, middle float64) uint8 {
+		const half = 0.5 + 1e-3 // levels at the half are frequent, where a block has its mean alone, and float32 is off by 1e-4
+		return uint8(min(max(math.Floor(float64(v)/jpegUnit+middle+half), 0), 255))
+	}
+	n := len(planes[0])
+	out := make([]float32, 3*n)
+	for i, v := range planes[0] {
+		r := level(v, 127.5)
+		g, b := r, r
+		if c := planes[1]; c != nil {
+			r, g, b = color.YCbCrToRGB(r, level(c[2*i], 128), level(c[2*i+1], 128))
+		}
+		for k, c := range [3]uint8{r, g, b} {
+			out[3*i+k] = float32(float64(c)*jpegUnit - 1)
+		}
+	}
+	return y.Device().From(out, y.N(), op.h, op.w, 3)
 }
 
 // samples undoes everything but the mixing of colours.

@@ -64,8 +64,8 @@ func upload(d *tensor.Device, m *image.RGBA) *tensor.Tensor {
 	return d.From(v, 1, b.Dy(), b.Dx(), 3)
 }
 
-// TestJPEGDecodes: what a measurement looks like is what image/jpeg decodes from the file. Both round samples to levels, and
-// then colours; where the decoder's integer transform rounds a sample to the other side, a colour can be two or three off.
+// TestJPEGDecodes: what a measurement looks like is what image/jpeg decodes from the file. Where the decoder's integer transform
+// rounds a sample to the other side, a colour can be two or three off.
 func TestJPEGDecodes(t *testing.T) {
 	files := map[string][]byte{}
 	for _, q := range []int{2, 5, 10, 50, 90} {
@@ -99,8 +99,168 @@ func TestJPEGDecodes(t *testing.T) {
 				far++
 			}
 		}
-		require.Less(t, far, len(got)/20, "%s: more than one level off in %d of %d values", name, far, len(got))
+		require.LessOrEqual(t, far, len(got)/100, "%s: more than one level off in %d of %d values", name, far, len(got))
 	}
+}
+
+// jpegBytes is a baseline file with the integers of a measurement, for decoders: its codes are all of 8 bits, symbol i has code i.
+func jpegBytes(f JPEGFormat, h, w int, coefficient func(p, i, j int) int) []byte {
+	var b bytes.Buffer
+	segment := func(marker byte, body ...byte) {
+		b.Write([]byte{0xff, marker, byte((len(body) + 2) >> 8), byte(len(body) + 2)})
+		b.Write(body)
+	}
+	b.Write([]byte{0xff, 0xd8})
+	planes := len(f.Tables)
+	frame, scan := []byte{8, byte(h >> 8), byte(h), byte(w >> 8), byte(w), byte(planes)}, []byte{byte(planes)}
+	for p, t := range f.Tables {
+		table := []byte{byte(p)}
+		for _, at := range zigzag {
+			table = append(table, byte(t[at]))
+		}
+		segment(0xdb, table...)
+		sampling := byte(0x11)
+		if p == 0 {
+			sampling = byte(f.Across<<4 | f.Down)
+		}
+		frame, scan = append(frame, byte(p+1), sampling, byte(p)), append(scan, byte(p+1), 0)
+	}
+	segment(0xc0, frame...)
+	for class, last := range []int{11, 254} {
+		codes := append([]byte{byte(class << 4)}, make([]byte, 16)...)
+		codes[8] = byte(last + 1)
+		for i := range last + 1 {
+			codes = append(codes, byte(i))
+		}
+		segment(0xc4, codes...)
+	}
+	segment(0xda, append(scan, 0, 63, 0)...)
+
+	var bits, count uint32
+	put := func(v, n uint32) {
+		for n > 0 {
+			n--
+			bits, count = bits<<1|v>>n&1, count+1
+			if count == 8 {
+				if b.WriteByte(byte(bits)); byte(bits) == 0xff {
+					b.WriteByte(0)
+				}
+				bits, count = 0, 0
+			}
+		}
+	}
+	value := func(run uint32, v int) { // the symbol, which has the length, and the bits
+		size := uint32(0)
+		for a := max(v, -v); a > 0; a >>= 1 {
+			size++
+		}
+		if v < 0 {
+			v += 1<<size - 1
+		}
+		put(run<<4|size, 8)
+		put(uint32(v), size)
+	}
+	before := make([]int, planes)
+	across, down := 1, 1
+	if planes == 3 {
+		across, down = f.Across, f.Down
+	}
+	block := func(p, row, column int) {
+		ph, pw := f.sides(p, h, w)
+		at := func(k int) int { // blocks that no measurement has are grey
+			i, j := row*8+k/8, column*8+k%8
+			if i >= ph || j >= pw {
+				return 0
+			}
+			return coefficient(p, i, j)
+		}
+		value(0, at(0)-before[p])
+		before[p] = at(0)
+		run := uint32(0)
+		for _, k := range zigzag[1:] {
+			v := at(k)
+			if v == 0 {
+				run++
+				continue
+			}
+			for ; run > 15; run -= 16 {
+				put(0xf0, 8)
+			}
+			value(run, v)
+			run = 0
+		}
+		if run > 0 {
+			put(0, 8)
+		}
+	}
+	for i := range (h + 8*down - 1) / (8 * down) {
+		for j := range (w + 8*across - 1) / (8 * across) {
+			for k := range across * down {
+				block(0, i*down+k/across, j*across+k%across)
+			}
+			for p := 1; p < planes; p++ {
+				block(p, i, j)
+			}
+		}
+	}
+	put(0x7f, 7)
+	b.Write([]byte{0xff, 0xd9})
+	return b.Bytes()
+}
+
+// zigzag is the order of coefficients in a file.
+var zigzag = func() (order []int) {
+	for s := range 15 {
+		for k := range s + 1 {
+			i, j := s-k, k
+			if s%2 == 1 {
+				i, j = k, s-k
+			}
+			if i < 8 && j < 8 {
+				order = append(order, i*8+j)
+			}
+		}
+	}
+	return order
+}()
+
+// TestJPEGSimulates: what is simulated without a file looks like what image/jpeg makes of the file that has its coefficients, at any
+// quality, sampling and size: the same in 99 of 100 values, and within a level in 99.8.
+func TestJPEGSimulates(t *testing.T) {
+	rng := rand.New(rand.NewPCG(11, 12))
+	off := map[int]int{}
+	total := 0
+	for q := 2; q <= 95; q += 3 {
+		for _, s := range [][2]int{{1, 1}, {2, 1}, {2, 2}, {0, 0}} {
+			d := device(t)
+			h, w := 1+rng.IntN(70), 1+rng.IntN(70)
+			f := StandardJPEG(q, max(s[0], 1), max(s[1], 1))
+			if s[0] == 0 {
+				f.Tables = f.Tables[:1]
+			}
+			op, err := NewJPEG(d, h, w, f)
+			require.NoError(t, err)
+			y, err := Measure(op, upload(d, smoothPicture(w, h, uint64(q))), 0, 0, 0)
+			require.NoError(t, err)
+			values, planes := floats(t, y), len(f.Tables)
+			data := jpegBytes(f, h, w, func(p, i, j int) int {
+				zero, one := f.value(h, w, false, p, i, j, 0), f.value(h, w, false, p, i, j, 1)
+				return int(math.Round((float64(values[(i*y.W()+j)*planes+p]) - zero) / (one - zero)))
+			})
+			decoded, err := jpeg.Decode(bytes.NewReader(data))
+			require.NoError(t, err)
+			require.Equal(t, image.Rect(0, 0, w, h), decoded.Bounds())
+			for i, v := range floats(t, op.View(y)) {
+				r, g, b, _ := decoded.At(i/3%w, i/3/w).RGBA()
+				off[int(math.Abs(math.Round((float64(v)+1)*127.5)-float64([]uint32{r, g, b}[i%3]>>8)))]++
+				total++
+			}
+			op.Free()
+		}
+	}
+	require.Greater(t, off[0], total*98/100, "%v of %d", off, total)
+	require.Greater(t, off[0]+off[1], total*997/1000, "%v of %d: a sample of chroma that the decoder's integers round to the other side is two levels of blue", off, total)
+	require.Equal(t, total, off[0]+off[1]+off[2]+off[3], "%v", off)
 }
 
 // TestJPEGEncodes: a simulated file has the integers that an encoder writes, but where a coefficient lies between two of them.
