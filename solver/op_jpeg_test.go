@@ -350,3 +350,47 @@ func TestJPEGRefusals(t *testing.T) {
 	_, err := NewJPEG(d, 0, 8, StandardJPEG(10, 1, 1))
 	require.Error(t, err)
 }
+
+// TestSoftJPEG: the transposed Jacobian is that of differences, where no coefficient is rounded to another integer in between. The fixture
+// op_jpeg_soft_q2 holds the values.
+func TestSoftJPEG(t *testing.T) {
+	d := device(t)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for _, q := range []int{1, 2, 4} {
+		op, err := NewSoftJPEG(d, 32, 48, q)
+		require.NoError(t, err)
+		x, v := picture(32, 48, 3), random(d, rng, [4]int{1, 32, 48, 3})
+		for i := range x {
+			x[i] *= 0.05 // coefficients that are rounded to 0, away from the jumps
+		}
+		at := d.From(x, 1, 32, 48, 3)
+		u := random(d, rng, at.Shape())
+		const h = 1e-3
+		step := func(c float64) *tensor.Tensor {
+			return d.Blend(nil, tensor.Blend{Terms: []tensor.Term{{X: at, C: 1}, {X: u, C: c}}})
+		}
+		for p := range 2 { // no jump between the two
+			for _, c := range []float64{-h, h} {
+				one, rest := op.coefficients(at, p)
+				two, other := op.coefficients(step(c), p)
+				require.Less(t, largest(floats(t, subtract(subtract(one, rest), subtract(two, other)))), 0.5)
+			}
+		}
+		inner := func(a, b *tensor.Tensor) (sum float64) {
+			with := floats(t, b)
+			for i, v := range floats(t, a) {
+				sum += float64(v) * float64(with[i])
+			}
+			return sum
+		}
+		want, got := inner(subtract(op.Apply(step(h)), op.Apply(step(-h))), v)/(2*h), inner(op.VJP(at, v), u)
+		require.InEpsilon(t, want, got, 1e-2, "quality %d", q)
+		op.Free()
+	}
+	for _, bad := range [][3]int{{16, 24, 10}, {16, 16, 0}, {0, 16, 10}} {
+		_, err := NewSoftJPEG(d, bad[0], bad[1], bad[2])
+		require.Error(t, err)
+		_, err = Spec{Kind: "jpeg_soft", Numbers: map[string]float64{"quality": float64(bad[2])}}.Check(bad[0], bad[1], 3)
+		require.Error(t, err)
+	}
+}

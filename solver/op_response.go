@@ -63,7 +63,7 @@ func (op *Response) VJP(x, r *tensor.Tensor) *tensor.Tensor {
 func (op *Response) Guess(y *tensor.Tensor) *tensor.Tensor { return op.curve(y, 0, 1/op.gamma) }
 
 // Task is the easiest: what it stands beside decides.
-func (op *Response) Task() Task { return TaskDenoise }
+func (op *Response) Task() Task { return TaskDenoiseUneven }
 
 var responseKind = kind{
 	numbers: []string{"gamma"},

@@ -62,6 +62,7 @@ var kinds = map[string]kind{
 	"response":   responseKind,
 	"jpeg":       jpegKind,
 	"jpeg_box":   jpegKind,
+	"jpeg_soft":  softJPEGKind,
 }
 
 // limits of what a Spec may ask for. They keep a hostile file from exhausting the memory before anything is known to fit.

@@ -19,6 +19,7 @@ type operatorSpec struct {
 	Mask, Kernel string
 	Factor       int
 	Scale        float64
+	Quality      int
 	KY           string `json:"k_y"` // of JPEG: the file's integers by block, and its tables
 	KCb          string `json:"k_cb"`
 	KCr          string `json:"k_cr"`
@@ -71,6 +72,8 @@ func (c *Case) build(d *tensor.Device, s operatorSpec, h, w int) (solver.Operato
 		return solver.NewBlur(d, h, w, kernel)
 	case "hdr":
 		return solver.NewHDR(s.Scale, s.Sigma)
+	case "jpeg_soft":
+		return solver.NewSoftJPEG(d, h, w, s.Quality)
 	case "jpeg", "jpeg_box":
 		f, err := c.jpegFormat(s)
 		if err != nil {
@@ -154,6 +157,8 @@ func named(name, prefix string) operatorSpec {
 		return operatorSpec{Kind: "downsample", Factor: 16}
 	case "gaussian_blur_k61_s3", "motion_blur_k61_i0.5":
 		return operatorSpec{Kind: "blur", Kernel: prefix + "kernel"}
+	case "jpeg_soft_q2":
+		return operatorSpec{Kind: "jpeg_soft", Quality: 2}
 	case "hdr_x2":
 		return operatorSpec{Kind: "hdr", Scale: 2}
 	}
