@@ -10,8 +10,8 @@ import (
 // DAPSSettings of DAPS (Zhang et al., Improving diffusion inverse problem solving with decoupled noise annealing).
 type DAPSSettings struct {
 	N        int     // denoiser calls, default 40: N/ODE noise levels
-	ODE      int     // of them at each noise level, default 2
-	Max, Min float64 // first and last noise level, in units of the image, default 100 and 0.1
+	ODE      int     // of them at each noise level, default 1
+	Max, Min float64 // first and last noise level, in units of the image, default 3 and 0.02
 	Tau      float64 // noise level of the measurement that the Langevin steps assume; default sigma, at least 0.01
 	Langevin int     // steps at each noise level, default 20
 	Rate     float64 // of them, as a share of the inverse curvature, 0 to 1, default 0.5
@@ -29,10 +29,12 @@ const rhoDAPS = 7
 //	x = sqrt(b) u + sqrt(1-b) n                                                          the last u is the result
 //
 // The published step h is a number for each task; here it comes from the operator's Lipschitz constant L, which it must know. Noise levels
-// are those of the nearest timesteps, and equal ones are merged.
+// are those of the nearest timesteps, and equal ones are merged. Published are 100 and 0.1 for Max and Min and 5 for ODE, with a
+// thousand calls and more; of 40, two thirds go to noise in which nothing is seen (random pixels, sigma 0.05, astronaut: 21.5 dB with
+// 100, 0.1 and 2, 26.1 with the defaults).
 func DAPS(ctx context.Context, p Problem, den Denoiser, s DAPSSettings) (*Result, error) {
-	s.N, s.ODE, s.Langevin = int(or(float64(s.N), Standard)), int(or(float64(s.ODE), 2)), int(or(float64(s.Langevin), 20))
-	s.Max, s.Min, s.Rate = or(s.Max, 100), or(s.Min, 0.1), or(s.Rate, 0.5)
+	s.N, s.ODE, s.Langevin = int(or(float64(s.N), Standard)), int(or(float64(s.ODE), 1)), int(or(float64(s.Langevin), 20))
+	s.Max, s.Min, s.Rate = or(s.Max, 3), or(s.Min, 0.02), or(s.Rate, 0.5)
 	s.Tau = or(s.Tau, max(p.Sigma, 0.01))
 	return reconstruct(ctx, p, den, nil, s.Options, func(r *run) error {
 		const op = "solver.DAPS"

@@ -277,11 +277,11 @@ func TestRivalsAgainstFloat64(t *testing.T) {
 			_, err := DDRM(ctx, p.Problem, p, DDRMSettings{})
 			require.ErrorContains(t, err, "Spectral")
 		}
-		solve("RED-diff", 5e-4, p.reddiff(t, calls, 0.25, 0.02))(REDDiff(ctx, p.Problem, p, REDDiffSettings{N: calls, Options: o}))
+		solve("RED-diff", 5e-4, p.reddiff(t, calls, 0.1, 0.01))(REDDiff(ctx, p.Problem, p, REDDiffSettings{N: calls, Options: o}))
 		solve("dps-approx", 2e-4, p.dpsApprox(calls, 1))(DPSApprox(ctx, p.Problem, p, DPSApproxSettings{N: calls, Options: o}))
 		solve("dps-approx, smaller", 2e-4, p.dpsApprox(calls, 0.05))(DPSApprox(ctx, p.Problem, p, DPSApproxSettings{N: calls, Scale: 0.05, Options: o}))
-		solve("DAPS", 2e-4, p.daps(calls, 2, 20, 0.05, 0.5))(DAPS(ctx, p.Problem, p, DAPSSettings{N: calls, Options: o}))
-		solve("DAPS, others", 2e-4, p.daps(calls, 5, 3, 0.02, 0.1))(DAPS(ctx, p.Problem, p, DAPSSettings{N: calls, ODE: 5, Langevin: 3, Tau: 0.02, Rate: 0.1, Options: o}))
+		solve("DAPS", 2e-4, p.daps(calls, 2, 20, 0.05, 0.5))(DAPS(ctx, p.Problem, p, DAPSSettings{N: calls, ODE: 2, Max: 100, Min: 0.1, Options: o}))
+		solve("DAPS, others", 2e-4, p.daps(calls, 5, 3, 0.02, 0.1))(DAPS(ctx, p.Problem, p, DAPSSettings{N: calls, ODE: 5, Max: 100, Min: 0.1, Langevin: 3, Tau: 0.02, Rate: 0.1, Options: o}))
 	}
 }
 
