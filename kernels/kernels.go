@@ -99,6 +99,18 @@ type Bundle interface {
 	Free()
 }
 
+// Accountant is a Backend that tells what memory it holds.
+type Accountant interface {
+	Usage() Usage
+}
+
+// Usage is the memory that a backend holds, in bytes.
+type Usage struct {
+	Tensors int64 // from Alloc
+	Weights int64 // prepared convolutions
+	Scratch int64 // of operations, kept for the next ones; on a device also what else was prepared
+}
+
 // Storer is a Backend that stores other types than F32. It takes views of those types where the operations of Net read or
 // write activations: Src, Skip, Residual and Dst of Conv2D, x of Moments, everything of Attention, Dst and Src of LayerNorm,
 // GEGLU and Resample. All other views are F32.

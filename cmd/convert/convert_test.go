@@ -18,7 +18,6 @@ import (
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/testkit"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -58,7 +57,7 @@ func array(name string, shape ...int) weights.Tensor {
 // tinyTensors is a whole network of the configuration.
 func tinyTensors() []weights.Tensor {
 	f := weights.Synthetic("tiny", 1)
-	d, err := dryrun.Open(cpu.Options{})
+	d, err := dryrun.Open(dryrun.Machine{})
 	if err != nil {
 		panic(err)
 	}
@@ -480,7 +479,7 @@ func TestStreaming(t *testing.T) {
 	c.ModelChannels, c.NumHeadChannels = 128, 64
 	c.ChannelMult = []float64{1, 2}
 	f := weights.Synthetic("big", 1)
-	d, err := dryrun.Open(cpu.Options{})
+	d, err := dryrun.Open(dryrun.Machine{})
 	require.NoError(t, err)
 	_, err = nn.LoadUNet(d.Device, f.Scope(), c, nn.LoadOptions{})
 	require.NoError(t, err)

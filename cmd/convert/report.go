@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spin-native/spin/internal/checkpoint"
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/weights"
 )
 
@@ -88,7 +89,7 @@ func (r *report) fill(jobs []job, dryRun bool) error {
 			}
 		}
 		if dryRun {
-			cost, err := j.component.Cost()
+			cost, err := j.component.Cost(dryrun.Machine{})
 			if err != nil {
 				return err
 			}

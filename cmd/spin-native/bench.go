@@ -78,7 +78,7 @@ operations can exceed the former, data that stay in the caches the latter.`,
 			}
 			defer d.Close()
 			plan, err := memory.plan(dev, s.tilings(size, size), batch, size, size, 0, func(t nn.Tiling) (dryrun.Cost, error) {
-				return s.cost(dev.options(), t, batch, size, size)
+				return s.cost(dev.machine(), t, batch, size, size)
 			})
 			if err != nil {
 				return err

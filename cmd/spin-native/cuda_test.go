@@ -100,7 +100,7 @@ func TestCUDAMemory(t *testing.T) {
 	}
 	require.True(t, parts, errs)
 	require.Equal(t, 1, code)
-	require.Regexp(t, `MB needed, .* of the device's .* MB are free`, errs)
+	require.Regexp(t, `a picture of 32 x 32 pixels takes .* MB are free on the device`, errs)
 }
 
 // TestCUDADrivers: one program serves machines without a driver, with a driver and no device, and with both. Each is another
@@ -126,4 +126,36 @@ func TestCUDADrivers(t *testing.T) {
 			require.Contains(t, string(out), c.says)
 		})
 	}
+}
+
+// TestCUDAInfo: the plan of a file is that of the device and its number format, and bands are for what the device has free.
+func TestCUDAInfo(t *testing.T) {
+	code, _, errs := spin(t, "info", "--dtype", "f16", "photo")
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "--dtype f16 is not available on --device cpu")
+	if info, err := cuda.Devices(); err != nil || !strings.Contains(info[0].Name, "emulation") {
+		t.Skip("needs the emulated device, whose memory can be as small as a test wants")
+	}
+	of := func(args ...string) (r infoReport) {
+		require.NoError(t, json.Unmarshal([]byte(ok(t, append([]string{"info", "--json"}, args...)...)), &r))
+		return r
+	}
+	full, half := of("--device", "cuda", "photo"), of("--device", "auto", "--dtype", "f16", "photo")
+	for _, r := range []infoReport{full, half} {
+		require.Equal(t, "cuda/sm_90", r.Components[0].Memory.Device)
+		require.Positive(t, r.Components[0].Memory.Scratch)
+	}
+	a, b := full.Components[0].Memory, half.Components[0].Memory
+	require.InDelta(t, 0.5, float64(b.Weights)/float64(a.Weights), 0.1, "the layers of the embedding stay in F32")
+	require.InDelta(t, 0.5, float64(b.Activations)/float64(a.Activations), 0.1)
+
+	whole := of("--device", "cuda", "--size", "256", "photo-latent").Prior
+	require.Zero(t, whole.Memory.BandRows)
+	m := whole.Memory.Memory
+	t.Setenv("CUEMU_MEMORY", strconv.FormatInt(m.Total()-m.Activations/4, 10))
+	bands := of("--device", "cuda", "--size", "256", "photo-latent").Prior
+	require.Positive(t, bands.Memory.BandRows, bands.TooBig)
+	require.Less(t, bands.Memory.Memory.Total(), bands.Memory.Limit)
+	t.Setenv("CUEMU_MEMORY", strconv.FormatInt(m.Weights, 10))
+	require.Contains(t, of("--device", "cuda", "--size", "256", "photo-latent").Prior.TooBig, "free on the device")
 }

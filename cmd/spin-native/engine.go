@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/kernels/cuda"
@@ -39,6 +39,26 @@ func (f *deviceFlags) register(c *cobra.Command) {
 }
 
 func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
+	b, err := f.backend(c, false)
+	if err != nil {
+		return nil, err
+	}
+	d := tensor.NewDevice(b)
+	return d, d.Store(f.stored())
+}
+
+// choose is open without opening: it checks the flags, and settles what auto is.
+func (f *deviceFlags) choose(c *cobra.Command) error {
+	b, err := f.backend(c, true)
+	if err != nil {
+		return err
+	}
+	return b.Close()
+}
+
+// backend opens what --device names, or a plan for it. Auto settles for the processor, for which --half-weights and --dtype bf16
+// are, too.
+func (f *deviceFlags) backend(c *cobra.Command, plan bool) (kernels.Backend, error) {
 	if c.Flags().Changed("threads") && f.threads < 1 {
 		return nil, usagef("--threads %d: expected 1 or more, for example --threads %d", f.threads, runtime.GOMAXPROCS(0))
 	}
@@ -47,21 +67,14 @@ func (f *deviceFlags) open(c *cobra.Command) (*tensor.Device, error) {
 	default:
 		return nil, usagef("--dtype %s: expected f32, f16 (with --device cuda) or bf16 (on the processor)", f.dtype)
 	}
-	b, err := f.backend()
-	if err != nil {
-		return nil, err
-	}
-	d := tensor.NewDevice(b)
-	if f.dtype == "f16" {
-		if err := d.Store(kernels.F16); err != nil {
-			return nil, errors.Join(usagef("--dtype f16 is not available on --device %s; use --device cuda, or --dtype f32", f.device), d.Close())
+	onCPU := func() (kernels.Backend, error) {
+		if f.dtype == "f16" {
+			return nil, usagef("--dtype f16 is not available on --device %s; use --device cuda, or --dtype f32", f.device)
 		}
+		o := f.options()
+		o.Plan = plan
+		return cpu.Open(o)
 	}
-	return d, nil
-}
-
-// backend opens what --device names. Auto settles for the processor, for which --half-weights and --dtype bf16 are, too.
-func (f *deviceFlags) backend() (kernels.Backend, error) {
 	kind, number, _ := strings.Cut(f.device, ":")
 	n, err := 0, error(nil)
 	if kind == "cuda" && number != "" {
@@ -69,16 +82,16 @@ func (f *deviceFlags) backend() (kernels.Backend, error) {
 	}
 	switch {
 	case f.device == "cpu":
-		return cpu.Open(f.options())
+		return onCPU()
 	case f.device == "auto":
 		if !f.halfWeights && f.dtype != "bf16" {
-			if b, err := cuda.Open(cuda.Options{}); err == nil {
+			if b, err := cuda.Open(cuda.Options{Plan: plan}); err == nil {
 				f.device = "cuda"
 				return b, nil
 			}
 		}
 		f.device = "cpu"
-		return cpu.Open(f.options())
+		return onCPU()
 	case kind != "cuda" || err != nil || n < 0 || strings.HasSuffix(f.device, ":"):
 		return nil, usagef("--device %s: expected cpu, cuda, cuda:1 or auto", f.device)
 	case f.halfWeights:
@@ -86,11 +99,34 @@ func (f *deviceFlags) backend() (kernels.Backend, error) {
 	case f.dtype == "bf16":
 		return nil, usagef("--dtype bf16 is not available on --device %s; use --dtype f16 or f32", f.device)
 	}
-	b, err := cuda.Open(cuda.Options{Device: n})
+	b, err := cuda.Open(cuda.Options{Device: n, Plan: plan})
 	if err != nil {
 		return nil, usagef("--device %s is not available: %v; use --device cpu", f.device, err)
 	}
 	return b, nil
+}
+
+// stored is what networks store.
+func (f *deviceFlags) stored() kernels.Type {
+	if f.dtype == "f16" {
+		return kernels.F16
+	}
+	return kernels.F32
+}
+
+// number is the device's among those of its kind, once it was opened or chosen.
+func (f *deviceFlags) number() int {
+	_, number, _ := strings.Cut(f.device, ":")
+	n, _ := strconv.Atoi(number)
+	return n
+}
+
+// machine is what a run is rehearsed for, once the device was opened or chosen.
+func (f *deviceFlags) machine() dryrun.Machine {
+	if f.own() {
+		return dryrun.Machine{CUDA: &cuda.Options{Device: f.number()}, Store: f.stored()}
+	}
+	return dryrun.Machine{CPU: f.options()}
 }
 
 // own reports whether the device has memory of its own. Its name is that of an open device.

@@ -13,7 +13,6 @@ import (
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/lpips"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/weights"
@@ -94,6 +93,7 @@ func newInfo() *cobra.Command {
 	var preset string
 	var size int
 	var memory memoryFlag
+	var dev deviceFlags
 	c := &cobra.Command{
 		Use:   "info FILE",
 		Short: "Tell what a file of weights or a measurement holds",
@@ -103,24 +103,28 @@ and diffusers folders, and runs nothing that is in them. FILE "photo" is the bui
 built-in latent one.
 
 Of a prior it tells what one call takes on a picture of --size, and how a first stage would get along with the memory that
-there is, or with --max-memory. A whole reconstruction takes little more.`,
+there is, or with --max-memory; on the device and in the number format that a reconstruction would be told. A whole one takes little more.`,
 		Example: `  spin-native info photo
   spin-native info photo-latent
   spin-native info --tensors ffhq_10m.pt
   spin-native info --size 4096 --max-memory 8000 model.ckpt
+  spin-native info --device cuda --dtype f16 model.ckpt
   spin-native info y.safetensors`,
 		Args: exactArgs(1, "one file"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if size < 0 || size > 1<<16 {
 				return usagef("--size %d: expected 1 to %d", size, 1<<16)
 			}
-			r, closer, err := inspect(args[0], preset)
+			if err := dev.choose(c); err != nil {
+				return err
+			}
+			r, closer, err := inspect(args[0], preset, dev.machine())
 			if err != nil {
 				return err
 			}
 			defer closer.Close()
 			if r.Prior != nil && r.Prior.Problem == "" {
-				if err := r.Prior.fill(priorFlags{path: args[0], preset: preset, label: noLabel}, memory, size); err != nil {
+				if err := r.Prior.fill(priorFlags{path: args[0], preset: preset, label: noLabel}, dev, memory, size); err != nil {
 					return err
 				}
 			}
@@ -136,12 +140,13 @@ there is, or with --max-memory. A whole reconstruction takes little more.`,
 	c.Flags().BoolVar(&tensors, "tensors", false, "also list every block, and every tensor with its type and shape")
 	c.Flags().IntVar(&size, "size", 0, "edge of a picture in pixels, to tell the memory that it takes (default: what the prior was trained on)")
 	memory.register(c)
+	dev.register(c)
 	c.Flags().StringVar(&preset, "preset", "", "what a raw checkpoint does not tell, by its model's `NAME`")
 	return c
 }
 
 // inspect reads a file. The closer ends the tensors of the report.
-func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
+func inspect(name, preset string, on dryrun.Machine) (r *infoReport, closer io.Closer, err error) {
 	r = &infoReport{File: name}
 	if f, err := weights.Open(name); err == nil && !isBuiltin(name) {
 		if solver.IsMeasurement(f) {
@@ -173,7 +178,7 @@ func inspect(name, preset string) (r *infoReport, closer io.Closer, err error) {
 	if _, ok := m.Component(checkpoint.RoleUNet); ok {
 		r.stack(m.Stack())
 	}
-	if err := r.memory(); err != nil {
+	if err := r.memory(on); err != nil {
 		m.Close()
 		return nil, nil, err
 	}
@@ -191,7 +196,7 @@ func (r *infoReport) stack(s checkpoint.Stack, err error) {
 }
 
 // fill tells what one call on a picture of the given edge takes.
-func (p *priorTable) fill(prior priorFlags, memory memoryFlag, size int) error {
+func (p *priorTable) fill(prior priorFlags, dev deviceFlags, memory memoryFlag, size int) error {
 	file, err := prior.open()
 	if err != nil {
 		return err
@@ -201,8 +206,8 @@ func (p *priorTable) fill(prior priorFlags, memory memoryFlag, size int) error {
 	if p.Size = size; size == 0 {
 		p.Size = file.info.ImageSize * file.stack.Downsampling
 	}
-	plan, err := memory.plan(deviceFlags{}, file.tilings(p.Size, p.Size), 1, p.Size, p.Size, hostPictures(1, p.Size, p.Size), func(t nn.Tiling) (dryrun.Cost, error) {
-		return file.cost(cpu.Options{}, t, 1, p.Size, p.Size)
+	plan, err := memory.plan(dev, file.tilings(p.Size, p.Size), 1, p.Size, p.Size, hostPictures(1, p.Size, p.Size), func(t nn.Tiling) (dryrun.Cost, error) {
+		return file.cost(dev.machine(), t, 1, p.Size, p.Size)
 	})
 	if plan.cost.Memory.Total() == 0 {
 		return err // before anything was rehearsed
@@ -216,9 +221,9 @@ func (p *priorTable) fill(prior priorFlags, memory memoryFlag, size int) error {
 }
 
 // memory fills in what the networks of the file take to run, where this version can run them.
-func (r *infoReport) memory() error {
+func (r *infoReport) memory(on dryrun.Machine) error {
 	for i, c := range r.Components {
-		cost, err := checkpoint.Component{Info: *c.Info, Tensors: c.list}.Cost()
+		cost, err := checkpoint.Component{Info: *c.Info, Tensors: c.list}.Cost(on)
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.File, err)
 		}

@@ -55,7 +55,7 @@ func tinyPrior(t *testing.T, change func(list []weights.Tensor)) string {
 	c, err := nn.ParseUNetConfig([]byte(config))
 	require.NoError(t, err)
 	f := weights.Synthetic("tiny", 1)
-	dry, err := dryrun.Open(cpu.Options{})
+	dry, err := dryrun.Open(dryrun.Machine{})
 	require.NoError(t, err)
 	_, err = nn.LoadUNet(dry.Device, f.Scope(), c, nn.LoadOptions{})
 	require.NoError(t, err)
@@ -426,10 +426,10 @@ func TestTooLarge(t *testing.T) {
 	if hostmem.Available() > 0 {
 		require.ErrorContains(t, refused(solveFlags{}, 64, 8000), "MB are free") // of some 4 TB
 	}
-	limit, err := memoryFlag{mb: 3}.limit()
+	limit, err := memoryFlag{mb: 3}.limit(deviceFlags{})
 	require.NoError(t, err)
 	require.Equal(t, int64(3<<20), limit)
-	limit, err = memoryFlag{}.limit()
+	limit, err = memoryFlag{}.limit(deviceFlags{})
 	require.NoError(t, err)
 	require.LessOrEqual(t, limit, hostmem.Available())
 }

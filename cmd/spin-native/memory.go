@@ -11,6 +11,7 @@ import (
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/hostmem"
 	"github.com/spin-native/spin/kernels"
+	"github.com/spin-native/spin/kernels/cuda"
 	"github.com/spin-native/spin/nn"
 )
 
@@ -18,16 +19,23 @@ import (
 type memoryFlag struct{ mb int }
 
 func (f *memoryFlag) register(c *cobra.Command) {
-	c.Flags().IntVar(&f.mb, "max-memory", 0, "memory to take at most, in `MB`: a first stage works in bands of the picture where it would take more (default: what the machine has free)")
+	c.Flags().IntVar(&f.mb, "max-memory", 0, "memory to take at most, in `MB`: a first stage works in bands of the picture where it would take more (default: what the machine, or the device, has free)")
 }
 
-// limit is what the command may take in bytes; 0: nobody knows.
-func (f memoryFlag) limit() (int64, error) {
+// limit is what the command may take in bytes, on a device of that; 0: nobody knows.
+func (f memoryFlag) limit(o deviceFlags) (int64, error) {
 	if f.mb < 0 || f.mb > 1<<40 {
 		return 0, usagef("--max-memory %d: expected a number of MB from 1, or 0 for what the machine has free", f.mb)
 	}
 	if f.mb > 0 {
 		return int64(f.mb) << 20, nil
+	}
+	if o.own() {
+		free, err := cuda.Free(o.number())
+		if err != nil {
+			return 0, err
+		}
+		return max(free-free/32, 1), nil // the driver keeps graphs there, too
 	}
 	free := hostmem.Available()
 	if free == 0 {
@@ -67,19 +75,15 @@ func (p plan) String() string {
 func hostPictures(n, h, w int) int64 { return 12 * int64(n) * int64(h) * int64(w) * 3 * 4 }
 
 // plan finds the fastest tiling with which a run on n pictures of h x w, which take so many bytes outside of the engine,
-// fits into memory, or tells what it would take. A device with memory of its own has no limit but --max-memory: it refuses
-// what it has not when the tensors are taken, in one piece and before anything is computed.
+// fits into memory, or tells what it would take. On a device with memory of its own, pictures outside of the engine do not count.
 func (f memoryFlag) plan(o deviceFlags, tilings []nn.Tiling, n, h, w int, pictures int64, rehearsals ...func(nn.Tiling) (dryrun.Cost, error)) (plan, error) {
-	limit, err := f.limit()
+	limit, err := f.limit(o)
 	if err != nil {
 		return plan{}, err
 	}
-	if o.own() && f.mb == 0 {
-		limit = 0
-	}
 	p := plan{limit: limit, pictures: pictures, width: w}
 	engine := p.limit // what is left for it
-	if p.limit > 0 {
+	if p.limit > 0 && !o.own() {
 		engine = max(p.limit-p.pictures, 1)
 	}
 	p.tiling, p.cost, err = checkpoint.Fit(engine, tilings, rehearsals...)
@@ -87,6 +91,9 @@ func (f memoryFlag) plan(o deviceFlags, tilings []nn.Tiling, n, h, w int, pictur
 		return p, err
 	}
 	least, there := "", fmt.Sprintf("%d MB are free", p.limit>>20)
+	if o.own() {
+		there += " on the device"
+	}
 	if len(tilings) > 1 {
 		least = ", even with its first stage in bands"
 	}
@@ -103,9 +110,15 @@ func (f memoryFlag) plan(o deviceFlags, tilings []nn.Tiling, n, h, w int, pictur
 	if f.mb > 0 {
 		advice = append(advice, "--max-memory can allow more")
 	}
-	return p, fmt.Errorf("a picture of %d x %d pixels takes %d MB of memory with this prior%s (pictures %d MB; %v), %s: %s",
-		w, h, p.total()>>20+1, least, p.pictures>>20, p.cost.Memory, there, strings.Join(advice, "; "))
+	return p, &tooBig{fmt.Sprintf("a picture of %d x %d pixels takes %d MB of memory with this prior%s (pictures %d MB; %v), %s: %s",
+		w, h, p.total()>>20+1, least, p.pictures>>20, p.cost.Memory, there, strings.Join(advice, "; "))}
 }
+
+// tooBig is what fits in no way.
+type tooBig struct{ text string }
+
+func (e *tooBig) Error() string { return e.text }
+func (e *tooBig) Unwrap() error { return kernels.ErrOutOfMemory }
 
 // memoryReport is a plan in bytes, for --json.
 type memoryReport struct {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
@@ -296,9 +295,9 @@ func (f *solveFlags) load(d *tensor.Device, n, h, w int, run func(*tensor.Device
 		return nil, err
 	}
 	plan, err := f.memory.plan(f.deviceFlags, file.tilings(h, w), n, h, w, hostPictures(n, h, w),
-		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.options(), t, n, h, w) },
+		func(t nn.Tiling) (dryrun.Cost, error) { return file.cost(f.machine(), t, n, h, w) },
 		func(t nn.Tiling) (dryrun.Cost, error) {
-			return file.rehearse(f.options(), t, max(h, w), func(d *tensor.Device, p *prior) error {
+			return file.rehearse(f.machine(), t, max(h, w), func(d *tensor.Device, p *prior) error {
 				p.noise, p.corrections, p.trust, p.tuning, p.restarts = silence{}, f.corrections, f.trust, f.tuning, min(f.restarts, 2)
 				p.tuning.deadline = time.Time{}
 				return run(d, p)
@@ -338,9 +337,9 @@ func (p *priorFile) padded(n int) int {
 }
 
 // rehearse builds the prior on a device that computes nothing, lets run use it, and tells what all that would have taken.
-func (p *priorFile) rehearse(o cpu.Options, t nn.Tiling, edge int, run func(*tensor.Device, *prior) error) (cost dryrun.Cost, err error) {
+func (p *priorFile) rehearse(m dryrun.Machine, t nn.Tiling, edge int, run func(*tensor.Device, *prior) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
-	d, err := dryrun.Open(o)
+	d, err := dryrun.Open(m)
 	if err != nil {
 		return cost, err
 	}
@@ -362,14 +361,14 @@ type silence struct{}
 func (silence) Normal(dst []float32, _, _ int) { clear(dst) }
 
 // cost is what one call of the prior on n pictures of h x w takes; for a latent one, the way through its first stage too.
-func (p *priorFile) cost(o cpu.Options, t nn.Tiling, n, h, w int) (cost dryrun.Cost, err error) {
+func (p *priorFile) cost(m dryrun.Machine, t nn.Tiling, n, h, w int) (cost dryrun.Cost, err error) {
 	switch {
 	case p.stack.Guided != nil:
-		cost, err = checkpoint.GuidedCost(o, p.weights, *p.stack.Guided, n, h, w)
+		cost, err = checkpoint.GuidedCost(m, p.weights, *p.stack.Guided, n, h, w)
 	case !p.latent():
-		cost, err = checkpoint.LatentCost(o, p.weights, *p.stack.Latent, n, h, w)
+		cost, err = checkpoint.LatentCost(m, p.weights, *p.stack.Latent, n, h, w)
 	default:
-		cost, err = p.rehearse(o, t, max(h, w), func(d *tensor.Device, r *prior) error {
+		cost, err = p.rehearse(m, t, max(h, w), func(d *tensor.Device, r *prior) error {
 			z, err := r.stage.Encode(d.New(n, p.padded(h), p.padded(w), 3))
 			if err != nil {
 				return err

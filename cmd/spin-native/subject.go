@@ -7,7 +7,6 @@ import (
 
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
@@ -17,7 +16,7 @@ import (
 type subject interface {
 	// tilings are those to choose from for pictures of h x w, the fastest first.
 	tilings(h, w int) []nn.Tiling
-	cost(o cpu.Options, t nn.Tiling, n, h, w int) (dryrun.Cost, error)
+	cost(m dryrun.Machine, t nn.Tiling, n, h, w int) (dryrun.Cost, error)
 	// load builds the network with its input and returns one call of it. trace sees the outputs of its layers.
 	load(d *tensor.Device, t nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (call func() (*tensor.Tensor, error), err error)
 	close()
@@ -88,8 +87,8 @@ func (s latentSubject) latents(n int) int {
 // tilings are for first stages.
 func (s latentSubject) tilings(h, w int) []nn.Tiling { return []nn.Tiling{{}} }
 
-func (s latentSubject) cost(o cpu.Options, _ nn.Tiling, n, h, w int) (dryrun.Cost, error) {
-	return checkpoint.LatentCost(o, s.weights, *s.stack.Latent, n, s.latents(h), s.latents(w))
+func (s latentSubject) cost(m dryrun.Machine, _ nn.Tiling, n, h, w int) (dryrun.Cost, error) {
+	return checkpoint.LatentCost(m, s.weights, *s.stack.Latent, n, s.latents(h), s.latents(w))
 }
 
 func (s latentSubject) load(d *tensor.Device, _ nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {
@@ -138,8 +137,8 @@ func (s *decoderSubject) close() {
 
 func (s *decoderSubject) tilings(h, w int) []nn.Tiling { return checkpoint.Tilings(h, w) }
 
-func (s *decoderSubject) cost(o cpu.Options, t nn.Tiling, n, h, w int) (dryrun.Cost, error) {
-	return checkpoint.DecodeCost(o, s.weights, s.info, n, h, w, t)
+func (s *decoderSubject) cost(m dryrun.Machine, t nn.Tiling, n, h, w int) (dryrun.Cost, error) {
+	return checkpoint.DecodeCost(m, s.weights, s.info, n, h, w, t)
 }
 
 func (s *decoderSubject) load(d *tensor.Device, t nn.Tiling, n, edge int, trace func(string, *tensor.Tensor)) (func() (*tensor.Tensor, error), error) {

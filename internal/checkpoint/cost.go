@@ -8,17 +8,16 @@ import (
 	"strings"
 
 	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
 )
 
-// rehearse loads a network onto a device that only stands for cpu.Open(o), lets run use it, and tells what all that would
+// rehearse loads a network onto a device that only stands for one of the machine, lets run use it, and tells what all that would
 // have taken. f may be any file with the network's tensors; their values are not read.
-func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *weights.File) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
+func rehearse[N any](m dryrun.Machine, f *weights.File, load func(*tensor.Device, *weights.File) (N, error), run func(N) error) (cost dryrun.Cost, err error) {
 	defer tensor.Catch(&err)
-	d, err := dryrun.Open(o)
+	d, err := dryrun.Open(m)
 	if err != nil {
 		return cost, err
 	}
@@ -35,12 +34,12 @@ func rehearse[N any](o cpu.Options, f *weights.File, load func(*tensor.Device, *
 }
 
 // GuidedCost rehearses one call of a network on n pictures of h x w.
-func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.UNet, error) {
+func GuidedCost(m dryrun.Machine, f *weights.File, c nn.UNetConfig, n, h, w int) (dryrun.Cost, error) {
+	return rehearse(m, f, func(d *tensor.Device, f *weights.File) (*nn.UNet, error) {
 		return nn.LoadUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
 	}, func(net *nn.UNet) error {
-		m := c.Downsampling()
-		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
+		size := c.Downsampling()
+		x := net.Device().New(n, roundUp(h, size), roundUp(w, size), c.InChannels)
 		_, err := net.Predict(x, []float64{0}, make([]int, n*min(c.NumClasses, 1)))
 		return err
 	})
@@ -50,12 +49,12 @@ func GuidedCost(o cpu.Options, f *weights.File, c nn.UNetConfig, n, h, w int) (d
 const tokens = 77
 
 // LatentCost rehearses one call of a network on n latents of h x w.
-func LatentCost(o cpu.Options, f *weights.File, c nn.LatentUNetConfig, n, h, w int) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (*nn.LatentUNet, error) {
+func LatentCost(m dryrun.Machine, f *weights.File, c nn.LatentUNetConfig, n, h, w int) (dryrun.Cost, error) {
+	return rehearse(m, f, func(d *tensor.Device, f *weights.File) (*nn.LatentUNet, error) {
 		return nn.LoadLatentUNet(d, f.Scope(), c, nn.LoadOptions{MeanOnly: true, ImageSize: max(h, w)})
 	}, func(net *nn.LatentUNet) error {
-		m := c.Downsampling()
-		x := net.Device().New(n, roundUp(h, m), roundUp(w, m), c.InChannels)
+		size := c.Downsampling()
+		x := net.Device().New(n, roundUp(h, size), roundUp(w, size), c.InChannels)
 		var context *nn.Context
 		var err error
 		if c.ContextDim > 0 {
@@ -70,9 +69,9 @@ func LatentCost(o cpu.Options, f *weights.File, c nn.LatentUNetConfig, n, h, w i
 
 func roundUp(n, m int) int { return (n + m - 1) / m * m }
 
-// Cost rehearses one call of the network on one picture, or latent, of its own size on this machine; for a first stage,
+// Cost rehearses one call of the network on one picture, or latent, of its own size; for a first stage,
 // encoding and decoding it.
-func (c Component) Cost() (dryrun.Cost, error) {
+func (c Component) Cost(m dryrun.Machine) (dryrun.Cost, error) {
 	f, err := weights.FromTensors("model", c.Tensors, nil)
 	if err != nil {
 		return dryrun.Cost{}, err
@@ -84,15 +83,15 @@ func (c Component) Cost() (dryrun.Cost, error) {
 		if err != nil {
 			return dryrun.Cost{}, wrong(err)
 		}
-		return GuidedCost(cpu.Options{}, f, config, 1, size, size)
+		return GuidedCost(m, f, config, 1, size, size)
 	case FamilyLatent:
 		config, err := ParseUNetConfig(c.Info.Model)
 		if err != nil {
 			return dryrun.Cost{}, err
 		}
-		return LatentCost(cpu.Options{}, f, config, 1, size, size)
+		return LatentCost(m, f, config, 1, size, size)
 	case FamilyKL, FamilyVQ, FamilyTiny:
-		return firstStageCost(cpu.Options{}, f, c.Info, size, size, nn.Tiling{})
+		return firstStageCost(m, f, c.Info, size, size, nn.Tiling{})
 	}
 	return dryrun.Cost{}, nil
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/kernels"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
 	"github.com/spin-native/spin/weights"
@@ -53,8 +52,8 @@ func LoadFirstStage(d *tensor.Device, f *weights.File, info weights.Info, o nn.L
 }
 
 // firstStageCost rehearses encoding a picture of h x w and decoding what comes of it.
-func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int, t nn.Tiling) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
+func firstStageCost(m dryrun.Machine, f *weights.File, info weights.Info, h, w int, t nn.Tiling) (dryrun.Cost, error) {
+	return rehearse(m, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
 		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), Tiling: t})
 	}, func(s nn.FirstStage) error {
 		m := s.Downsampling()
@@ -71,8 +70,8 @@ func firstStageCost(o cpu.Options, f *weights.File, info weights.Info, h, w int,
 
 // DecodeCost rehearses decoding n latents of pictures of h x w with nothing but a decoder, and without looking them up in
 // a code book.
-func DecodeCost(o cpu.Options, f *weights.File, info weights.Info, n, h, w int, t nn.Tiling) (dryrun.Cost, error) {
-	return rehearse(o, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
+func DecodeCost(m dryrun.Machine, f *weights.File, info weights.Info, n, h, w int, t nn.Tiling) (dryrun.Cost, error) {
+	return rehearse(m, f, func(d *tensor.Device, f *weights.File) (nn.FirstStage, error) {
 		return LoadFirstStage(d, f, info, nn.LoadOptions{ImageSize: max(h, w), DecoderOnly: true, Tiling: t})
 	}, func(s nn.FirstStage) error {
 		m := s.Downsampling()

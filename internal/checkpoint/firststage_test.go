@@ -17,7 +17,7 @@ import (
 func TestFirstStageCost(t *testing.T) {
 	cost := func(c nn.AutoencoderConfig, size int) (total int64, err error) {
 		k := Component{Role: RoleFirstStage, Info: newInfo(familyOf(c), "", size, linear, c), Tensors: made(autoencoderLayout(c), "", 0)}
-		r, err := k.Cost()
+		r, err := k.Cost(dryrun.Machine{})
 		return r.Memory.Total(), err
 	}
 	for _, double := range []bool{false, true} {
@@ -43,7 +43,7 @@ func TestFit(t *testing.T) {
 	const edge = 512
 	f := weights.Synthetic("vq", 1)
 	cost := func(tiling nn.Tiling) (dryrun.Cost, error) {
-		return DecodeCost(cpu.Options{Threads: 2}, f, *p.FirstStage, 1, edge, edge, tiling)
+		return DecodeCost(dryrun.Machine{CPU: cpu.Options{Threads: 2}}, f, *p.FirstStage, 1, edge, edge, tiling)
 	}
 	none, whole, err := Fit(0, Tilings(edge, edge), cost)
 	require.NoError(t, err)

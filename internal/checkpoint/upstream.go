@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spin-native/spin/internal/dryrun"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/weights"
 )
@@ -216,7 +215,7 @@ func checkGuided(c nn.UNetConfig, list []weights.Tensor) error {
 		return err
 	}
 	shapes := f.ShapesOnly()
-	d, err := dryrun.Open(cpu.Options{})
+	d, err := dryrun.Open(dryrun.Machine{})
 	if err != nil {
 		return err
 	}

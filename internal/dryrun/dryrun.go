@@ -2,15 +2,33 @@
 package dryrun
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
 	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
+	"github.com/spin-native/spin/kernels/cuda"
 	"github.com/spin-native/spin/tensor"
 )
 
-// Device goes through the motions of one on the processor.
+// Machine is what a run is rehearsed for.
+type Machine struct {
+	CPU   cpu.Options   // the processor, where there is no CUDA
+	CUDA  *cuda.Options // a device of this machine
+	Store kernels.Type  // of networks
+}
+
+// plan is a backend that takes no memory and computes nothing.
+func (m Machine) plan() (kernels.Backend, error) {
+	if m.CUDA != nil {
+		return cuda.Open(cuda.Options{Device: m.CUDA.Device, Plan: true})
+	}
+	m.CPU.Plan = true
+	return cpu.Open(m.CPU)
+}
+
+// Device goes through the motions of one of a machine.
 type Device struct {
 	*tensor.Device
 	b *backend
@@ -41,21 +59,26 @@ func (m Memory) String() string {
 // endless is the bytes of a region that no run comes to the end of.
 const endless = int64(math.MaxInt/128) * 4
 
-// Open returns a device that stands for cpu.Open(o).
-func Open(o cpu.Options) (*Device, error) {
-	o.Plan = true
-	inner, err := cpu.Open(o)
+// Open returns a device that stands for one of the machine.
+func Open(m Machine) (*Device, error) {
+	inner, err := m.plan()
 	if err != nil {
 		return nil, err
 	}
 	b := &backend{Backend: inner}
 	d := &Device{tensor.NewDevice(b), b}
+	if err := d.Store(m.Store); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	return d, d.Reserve(endless)
 }
 
 // Cost is what the run so far would have taken.
 func (d *Device) Cost() Cost {
-	u := cpu.UsageOf(d.b.Backend)
+	var u kernels.Usage
+	if a, ok := d.b.Backend.(kernels.Accountant); ok {
+		u = a.Usage()
+	}
 	return Cost{d.Name(), Memory{Weights: u.Weights, Activations: d.Stats().Peak, Scratch: u.Scratch}, d.b.flop}
 }
 
@@ -63,6 +86,12 @@ func (d *Device) Cost() Cost {
 type backend struct {
 	kernels.Backend
 	flop float64
+}
+
+// Stores implements kernels.Storer.
+func (b *backend) Stores(t kernels.Type) bool {
+	s, ok := b.Backend.(kernels.Storer)
+	return t == kernels.F32 || ok && s.Stores(t)
 }
 
 func (b *backend) Conv2D(a *kernels.Conv2D) {

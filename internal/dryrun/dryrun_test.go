@@ -68,7 +68,7 @@ func TestExact(t *testing.T) {
 					n, edge := threads, 8*c.Downsampling()
 					o := cpu.Options{Level: level, Threads: threads}
 					f := weights.Synthetic(name, 1)
-					dry, err := dryrun.Open(o)
+					dry, err := dryrun.Open(dryrun.Machine{CPU: o})
 					require.NoError(t, err)
 					pass(t, dry.Device, f.ShapesOnly(), c, n, edge)
 					want := dry.Cost()
@@ -101,7 +101,7 @@ func TestUnplanned(t *testing.T) {
 	for name, c := range networks(t) {
 		t.Run(name, func(t *testing.T) {
 			f, edge := weights.Synthetic(name, 1), 8*c.Downsampling()
-			dry, err := dryrun.Open(cpu.Options{})
+			dry, err := dryrun.Open(dryrun.Machine{})
 			require.NoError(t, err)
 			pass(t, dry.Device, f.ShapesOnly(), c, 1, edge)
 			b, err := cpu.Open(cpu.Options{})
@@ -117,18 +117,20 @@ func TestUnplanned(t *testing.T) {
 	}
 }
 
+// stageConfig is a small first stage.
+var stageConfig = nn.AutoencoderConfig{
+	InChannels: 3, OutChannels: 3, ModelChannels: 32, Channels: []int{32, 64}, NumResBlocks: 1, ZChannels: 4, EmbedDim: 4,
+	NumEmbeddings: 100, DownAttention: make([]bool, 2), MiddleAttention: true, UpAttention: make([]bool, 2), ConvResample: true,
+	DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
+}
+
 // TestFirstStages: the same for a first stage, whose pass is a picture's way into the latent space and back.
 func TestFirstStages(t *testing.T) {
 	if cpu.Levels()[0] == "ref" {
 		t.Skip("the reference backend does not count")
 	}
-	c := nn.AutoencoderConfig{
-		InChannels: 3, OutChannels: 3, ModelChannels: 32, Channels: []int{32, 64}, NumResBlocks: 1, ZChannels: 4, EmbedDim: 4,
-		NumEmbeddings: 100, DownAttention: make([]bool, 2), MiddleAttention: true, UpAttention: make([]bool, 2), ConvResample: true,
-		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 32, NormEps: 1e-6, ScaleFactor: 1,
-	}
 	for _, tiling := range []nn.Tiling{{}, {Pixels: 8 * 64}, {Pixels: 8 * 64, Lean: true}} {
-		t.Run(fmt.Sprintf("%+v", tiling), func(t *testing.T) { firstStage(t, c, tiling) })
+		t.Run(fmt.Sprintf("%+v", tiling), func(t *testing.T) { firstStage(t, stageConfig, tiling) })
 	}
 }
 
@@ -143,7 +145,7 @@ func firstStage(t *testing.T, c nn.AutoencoderConfig, tiling nn.Tiling) {
 		_, err = a.Decode(z)
 		require.NoError(t, err)
 	}
-	dry, err := dryrun.Open(cpu.Options{})
+	dry, err := dryrun.Open(dryrun.Machine{})
 	require.NoError(t, err)
 	defer dry.Close()
 	f := weights.Synthetic("stage", 1)
@@ -184,7 +186,7 @@ func TestLatentExact(t *testing.T) {
 	}
 	for _, level := range cpu.Levels() {
 		o, f := cpu.Options{Level: level, Threads: 2}, weights.Synthetic("latent", 1)
-		dry, err := dryrun.Open(o)
+		dry, err := dryrun.Open(dryrun.Machine{CPU: o})
 		require.NoError(t, err)
 		pass(dry.Device, f.ShapesOnly())
 		want := dry.Cost().Memory

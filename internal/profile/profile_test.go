@@ -11,7 +11,6 @@ import (
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/profile"
 	"github.com/spin-native/spin/kernels"
-	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/kernels/ref"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
@@ -30,7 +29,7 @@ func network(t *testing.T, d *tensor.Device) *nn.UNet {
 }
 
 func TestNetwork(t *testing.T) {
-	dry, err := dryrun.Open(cpu.Options{})
+	dry, err := dryrun.Open(dryrun.Machine{})
 	require.NoError(t, err)
 	network(t, dry.Device).Forward(dry.New(1, 16, 8, 3), []float64{200}, nil)
 

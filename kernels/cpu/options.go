@@ -19,17 +19,13 @@ type Options struct {
 	Plan bool
 }
 
-// Usage is the memory that a backend holds, in bytes.
-type Usage struct {
-	Tensors int64 // from Alloc
-	Weights int64 // prepared convolutions
-	Scratch int64 // of the threads, and what operations share; kept for the next ones
-}
+// Usage is the memory that a backend holds.
+type Usage = kernels.Usage
 
 // UsageOf is the memory of a backend of this package. The reference backend, which stands in where there is no cgo, tells
 // it of a plan only.
 func UsageOf(b kernels.Backend) Usage {
-	if u, ok := b.(interface{ Usage() Usage }); ok {
+	if u, ok := b.(kernels.Accountant); ok {
 		return u.Usage()
 	}
 	return Usage{}

@@ -72,7 +72,7 @@ func (b *Backend) Bundle(like kernels.Bundle) {
 		s = &series{b: b}
 	}
 	b.bundled = s
-	if s.breaks < mostBreaks {
+	if s.breaks < mostBreaks && !b.planning {
 		s.next, b.open = 0, s
 	}
 }

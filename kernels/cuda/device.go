@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -79,7 +80,9 @@ type Backend struct {
 	parts    block  // of sums
 	counters device // of the blocks that have finished theirs, for so many images
 	counted  int
-	moves    int // times that memory which launches may name was given back
+	tensors  int64 // bytes of Alloc, among them
+	weights  int64 // and of prepared convolutions
+	moves    int   // times that memory which launches may name was given back
 	staging  staging
 	open     *series // that launches are kept back for, or nil
 	bundled  *series // the last one
@@ -92,7 +95,9 @@ type Backend struct {
 	graphs   map[*graph]struct{}
 	bundles  map[*series]struct{} // with a graph
 	stream   cu.Stream
-	memory   map[device]struct{}
+	memory   map[device]int64 // bytes
+	held     int64            // of all of it
+	place    device           // of a plan: the last that was given
 	launches int
 	marks    []cu.Event
 	spare    []cu.Event
@@ -115,15 +120,51 @@ func Open(o Options) (kernels.Backend, error) {
 	if o.Device < 0 || o.Device >= len(all) {
 		return nil, fmt.Errorf("cuda: there is no device %d, there are %d", o.Device, len(all))
 	}
-	b := newBackend(&program{name: fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor), kernels: map[string]*cu.Function{}})
+	b := newBackend(&program{name: fmt.Sprintf("cuda/sm_%d%d", all[o.Device].Major, all[o.Device].Minor), kernels: map[string]*cu.Function{}, planning: o.Plan})
 	if err := b.serve(func() error { return b.start(o.Device) }); err != nil {
 		return nil, fmt.Errorf("cuda: device %d, %s: %w", o.Device, all[o.Device].Name, err)
 	}
 	return b, nil
 }
 
+// Free is the memory of a device that nobody has taken, in bytes.
+func Free(number int) (free int64, err error) {
+	all, err := Devices()
+	if err == nil && (number < 0 || number >= len(all)) {
+		err = fmt.Errorf("there is no device %d, there are %d", number, len(all))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cuda: %w", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		var d cu.Device
+		if _, d, err = describe(number); err != nil {
+			return
+		}
+		var ctx cu.CUContext
+		if ctx, err = d.RetainPrimaryCtx(); err != nil {
+			return
+		}
+		if err = cu.SetCurrentContext(ctx); err == nil {
+			free, _, err = cu.MemInfo()
+		}
+		err = errors.Join(err, d.ReleasePrimaryCtx())
+	}()
+	<-done
+	if err != nil {
+		return 0, fmt.Errorf("cuda: device %d, %s: %w", number, all[number].Name, err)
+	}
+	return free, nil
+}
+
 // start makes the context, the stream and the kernels.
 func (b *Backend) start(number int) error {
+	if b.planning {
+		return nil
+	}
 	info, d, err := describe(number)
 	if err != nil {
 		return err
@@ -223,7 +264,7 @@ func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A
 
 // issue tells the driver of a launch. It runs on the goroutine of the context.
 func (b *Backend) issue(name string, at shape, args unsafe.Pointer) error {
-	if b.capture == dropping {
+	if b.capture == dropping || b.planning {
 		return nil
 	}
 	b.launches++
@@ -258,6 +299,8 @@ type buffer struct {
 
 func (m *buffer) Len() int { return m.n }
 
+func (m *buffer) bytes() int64 { return int64(max(4*m.n, 1)) }
+
 // at is the address of a view, 0 for an absent one.
 func at(v kernels.View) C.ulonglong {
 	if v.Buf == nil {
@@ -283,13 +326,21 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.tensors += m.bytes()
 	return m, nil
 }
 
 // obtain takes memory of the device. It runs on the goroutine of the context.
 func (b *Backend) obtain(bytes int) (device, error) {
 	b.giveUp()
-	p, err := cu.MemAlloc(int64(max(bytes, 1)))
+	size := int64(max(bytes, 1))
+	if b.planning {
+		b.place += device(size+planned-1) / planned * planned
+		p := b.place
+		b.memory[p], b.held = size, b.held+size
+		return p, nil
+	}
+	p, err := cu.MemAlloc(size)
 	if errors.Is(err, cu.OutOfMemory) {
 		free, total, _ := cu.MemInfo()
 		mb := func(n int64) float64 { return float64(n) / (1 << 20) }
@@ -299,19 +350,35 @@ func (b *Backend) obtain(bytes int) (device, error) {
 		b.fail(err)
 		return 0, b.fault
 	}
-	b.memory[p] = struct{}{}
+	b.memory[p], b.held = size, b.held+size
 	return p, nil
+}
+
+// planned is what the places of memory that is not there are multiples of.
+const planned = 256
+
+// Usage tells what memory of the device the backend has taken. What the driver takes for the context, the kernels and graphs is beside.
+func (b *Backend) Usage() (u kernels.Usage) {
+	_ = b.now(func() error { u.Scratch = b.held; return nil })
+	u.Tensors, u.Weights = b.tensors, b.weights
+	u.Scratch -= u.Tensors + u.Weights
+	return u
 }
 
 // release gives memory back, after all operations so far: the driver waits for them. It runs on the goroutine of the
 // context.
 func (b *Backend) release(p device) error {
 	b.giveUp()
+	b.held -= b.memory[p]
 	delete(b.memory, p)
+	if b.planning {
+		return nil
+	}
 	return cu.MemFree(p)
 }
 
 func (b *Backend) Free(m kernels.Buffer) {
+	b.tensors -= m.(*buffer).bytes()
 	b.later(func() error { return b.release(m.(*buffer).p) })
 }
 
@@ -347,7 +414,7 @@ func (b *Backend) Sync() error {
 // wait waits for the device, whose faults come to light then.
 func (b *Backend) wait() error {
 	b.giveUp()
-	if b.fault == nil {
+	if b.fault == nil && !b.planning {
 		b.fail(b.stream.Synchronize())
 	}
 	return b.fault
@@ -375,7 +442,7 @@ func (b *Backend) Close() error {
 // keep copies data to memory of the device that lives until Close.
 func keep[T float32 | int32](b *Backend, data []T) (p device, err error) {
 	err = b.now(func() error {
-		if p, err = b.obtain(4 * len(data)); err != nil || len(data) == 0 {
+		if p, err = b.obtain(4 * len(data)); err != nil || len(data) == 0 || b.planning {
 			return err
 		}
 		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream)) // has read data when it returns

@@ -27,6 +27,9 @@ package cuda
 // Options chooses the device.
 type Options struct {
 	Device int // its number among Devices; 0 is the driver's first
+	// Plan opens a backend for the device that takes no memory and computes nothing, but goes through the same motions: what its
+	// Usage then tells is what the real one would take for the same calls. Downloads are zeros.
+	Plan bool
 }
 
 // Info describes a device.

@@ -20,6 +20,8 @@ type program struct {
 	ctx     cu.CUContext
 	module  cu.Module
 	kernels map[string]*cu.Function
+
+	planning bool // no function of the driver is called
 }
 
 // claim counts who needs the memory of a backend: itself, until it is closed, and its forks.
@@ -80,7 +82,7 @@ func (b *Backend) Fork(threads int) (kernels.Backend, error) {
 func newBackend(p *program) *Backend {
 	return &Backend{
 		program: p, claim: claim{users: 1}, jobs: make(chan func(), ahead),
-		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]struct{}{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
+		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]int64{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
 	}
 }
 
@@ -102,6 +104,9 @@ func (b *Backend) serve(start func() error) error {
 
 // enter makes the context this thread's and the stream.
 func (b *Backend) enter() (err error) {
+	if b.planning {
+		return nil
+	}
 	if err = cu.SetCurrentContext(b.ctx); err == nil {
 		b.stream, err = cu.MakeStream(cu.NonBlocking)
 	}
@@ -110,6 +115,9 @@ func (b *Backend) enter() (err error) {
 
 // leave gives up what no fork reads, and what was nobody else's then: memory, and with the last one the kernels and the context.
 func (b *Backend) leave() error {
+	if b.planning {
+		return nil
+	}
 	b.discard()
 	err := b.stream.Destroy()
 	for b.claim.last() {

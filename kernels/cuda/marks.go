@@ -10,6 +10,9 @@ import (
 
 // Mark notes when the device comes to this place in its work, without waiting for that.
 func (b *Backend) Mark() {
+	if b.planning {
+		return
+	}
 	b.later(func() (err error) {
 		b.giveUp()
 		var e cu.Event

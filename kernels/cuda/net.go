@@ -35,13 +35,15 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	if err := w.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.name, err)
 	}
+	before := b.Usage().Scratch
+	defer func() { b.weights += b.Usage().Scratch - before }()
 	c := &conv{w: w}
 	c.w.Weight, c.w.Bias = nil, nil
 	var err error
 	if w.Type == kernels.F16 {
-		c.weight, err = keep(b, packHalf(w))
+		c.weight, err = keep(b, packHalf(w, b.planning))
 	} else {
-		c.weight, err = keep(b, pack(w))
+		c.weight, err = keep(b, pack(w, b.planning))
 	}
 	if err != nil {
 		return nil, err
@@ -54,9 +56,13 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	return c, nil
 }
 
-func pack(w kernels.ConvWeights) []float32 {
+// pack leaves the weights out where a plan needs their room alone.
+func pack(w kernels.ConvWeights, bare bool) []float32 {
 	area := w.Size * w.Size
 	packed := make([]float32, len(w.Weight))
+	if bare {
+		return packed
+	}
 	for o := range w.Out {
 		for i := range w.In {
 			for t := range area {

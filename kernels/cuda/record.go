@@ -52,7 +52,7 @@ func (b *Backend) handle() C.CUstream { return C.CUstream(unsafe.Pointer(b.strea
 func (b *Backend) Record() {
 	b.later(func() error {
 		b.capture = recording
-		if C.capture_begin(b.handle()) != C.CUDA_SUCCESS {
+		if b.planning || C.capture_begin(b.handle()) != C.CUDA_SUCCESS {
 			b.capture = dropping
 		}
 		return nil

@@ -63,6 +63,9 @@ func (b *Backend) unpin() {
 
 // upload copies data to the device, after the operations so far.
 func (b *Backend) upload(to device, data []byte) {
+	if b.planning {
+		return
+	}
 	for len(data) > 0 {
 		room := b.stage(len(data))
 		if len(room) == 0 {
@@ -84,6 +87,10 @@ func (b *Backend) upload(to device, data []byte) {
 
 // download copies data from the device, after the operations so far.
 func (b *Backend) download(data []byte, from device) error {
+	if b.planning {
+		clear(data)
+		return nil
+	}
 	if len(data) == 0 {
 		return b.Sync()
 	}
