@@ -44,6 +44,8 @@
 // tells by the small interfaces in operator.go. Spec describes an operator apart from a device, and Measurement is a file
 // that holds what was measured together with it.
 //
+// EstimateNoise and EstimateBlur find what a picture does not say of itself, its noise and the kernel of its blur.
+//
 // # Rules
 //
 //   - Squared norms are sums over one image. Nothing that happens to an image depends on the others of its batch.

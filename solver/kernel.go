@@ -34,6 +34,66 @@ func GaussianKernel(size int, s float64) (k *BlurKernel, err error) {
 	return k, nil
 }
 
+// DiscKernel is a disc of a radius in pixels, what a lens out of focus makes of a point: every pixel weighs as much as of
+// it lies inside.
+func DiscKernel(radius float64) (k *BlurKernel, err error) {
+	defer tensor.Catch(&err)
+	if !(radius > 0) || radius > maxKernel/2-1 {
+		tensor.Fail("solver.DiscKernel", "radius %v: expected a positive number up to %d", radius, maxKernel/2-1)
+	}
+	const fine = 16 // points along the side of a pixel
+	r := int(math.Ceil(radius - 0.5))
+	n := 2*r + 1
+	k = &BlurKernel{n, n, make([]float32, n*n), TaskBlur}
+	sum := 0
+	inside := make([]int, n*n)
+	for i := range n * fine {
+		y := (float64(i)+0.5)/fine - float64(n)/2
+		for j := range n * fine {
+			if x := (float64(j)+0.5)/fine - float64(n)/2; x*x+y*y <= radius*radius {
+				inside[i/fine*n+j/fine]++
+				sum++
+			}
+		}
+	}
+	if sum == 0 { // smaller than the distance of two points
+		inside[0], sum = 1, 1
+	}
+	for i, v := range inside {
+		k.K[i] = float32(float64(v) / float64(sum))
+	}
+	return k, nil
+}
+
+// LineKernel is a straight line of a length in pixels, what a steady movement makes of a point: its points are shared
+// bilinearly by the four pixels around each. The angle is in degrees, counter-clockwise from the rows.
+func LineKernel(length, angle float64) (k *BlurKernel, err error) {
+	defer tensor.Catch(&err)
+	if !(length > 0) || length > maxKernel-4 || math.IsNaN(angle) || math.Abs(angle) > 360 {
+		tensor.Fail("solver.LineKernel", "length %v and angle %v: expected a positive length up to %d and an angle of -360 to 360 degrees", length, angle, maxKernel-4)
+	}
+	r := int(math.Ceil(length/2)) + 1
+	n := 2*r + 1
+	sin, cos := math.Sincos(angle * math.Pi / 180)
+	points := int(8*length) + 1
+	sum := make([]float64, n*n)
+	for i := range points {
+		t := ((float64(i)+0.5)/float64(points) - 0.5) * length
+		x, y := float64(r)+t*cos, float64(r)-t*sin
+		j, fx := int(x), x-math.Floor(x)
+		l, fy := int(y), y-math.Floor(y)
+		sum[l*n+j] += (1 - fx) * (1 - fy)
+		sum[l*n+j+1] += fx * (1 - fy)
+		sum[(l+1)*n+j] += (1 - fx) * fy
+		sum[(l+1)*n+j+1] += fx * fy
+	}
+	k = &BlurKernel{n, n, make([]float32, n*n), TaskMotionBlur}
+	for i, v := range sum {
+		k.K[i] = float32(v / float64(points))
+	}
+	return k, nil
+}
+
 // NewKernel takes a kernel from an array or a picture: it is divided by its sum, unless that is 1 up to float32 rounding,
 // and an even side grows by a line of zeros at its end.
 func NewKernel(h, w int, values []float32) (k *BlurKernel, err error) {

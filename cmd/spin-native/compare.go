@@ -124,6 +124,9 @@ func (f *compareFlags) run(c *cobra.Command, input string) error {
 		if err := f.check(c); err != nil {
 			return err
 		}
+		if f.blind() {
+			return usagef("--kernel auto is for reconstruct: methods are compared with one kernel; give it, for example the one that reconstruct --json finds")
+		}
 	}
 	report := compareReport{Input: input, Prior: f.prior.path, Seed: f.seed, Steps: f.steps, Sheet: filepath.Join(f.output, "sheet.png"),
 		Table: filepath.Join(f.output, "table.md"), CSV: filepath.Join(f.output, "table.csv")}

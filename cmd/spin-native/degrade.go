@@ -76,6 +76,9 @@ with the operator, the noise level and the seed, so that reconstruct needs nothi
 			if f.auto {
 				return usagef("--sigma auto is for reconstruct: say how much noise to add")
 			}
+			if f.blind() {
+				return usagef("--kernel auto is for reconstruct: say which blur to make, for example --kernel gaussian:13:1.5")
+			}
 			if output != "" {
 				if err := imagefile.CheckWritable(output, force); err != nil {
 					return err

@@ -27,6 +27,8 @@ type reconstructFlags struct {
 	output, compare, truth string
 	samples                int
 	asJSON, force          bool
+	saveKernel             string
+	blur                   *kernelReport         // of --kernel auto
 	turn                   int                   // EXIF orientation that results still have to be turned by
 	estimate               *solver.NoiseEstimate // of --sigma auto
 }
@@ -42,10 +44,14 @@ or TIFF). IN can also be a measurement that degrade --save-measurement wrote; it
 ` + taskHelp + `
 
 The noise of the picture, --sigma, is taken to be 0 for inpaint and 0.01 for sr and deblur unless you say otherwise. Too
-little lets noise and ringing through; too much smooths. --sigma auto measures it in the smooth places of the picture.`,
+little lets noise and ringing through; too much smooths. --sigma auto measures it in the smooth places of the picture.
+
+--kernel auto finds the blur, if it is like a Gaussian, a disc or a straight line, and says with how much confidence. Where the
+picture is sharp it is denoised only, and where no such blur fits nothing is written. The noise is measured unless --sigma is given.`,
 		Example: `  spin-native reconstruct --task inpaint --mask scratches.png -o whole.png scratched.png
   spin-native reconstruct --task sr --scale 4 -o big.png small.png --compare sheet.png
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
+  spin-native reconstruct --task deblur --kernel auto --report report.html -o sharp.png blurred.jpg
   spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
   spin-native reconstruct --task jpeg -o smooth.png compressed.jpg
   spin-native reconstruct --task "deblur | sr | jpeg" --kernel gaussian:9:2 --scale 2 -o big.png old.jpg
@@ -67,6 +73,7 @@ little lets noise and ringing through; too much smooths. --sigma auto measures i
 	c.Flags().IntVar(&f.samples, "samples", 1, "number of different results; written as OUT-1, OUT-2, ..., with their mean, OUT.mean, and how far they differ, OUT.std")
 	c.Flags().StringVar(&f.compare, "compare", "", "also write a labelled picture of input and result side by side to `SHEET`")
 	c.Flags().StringVar(&f.truth, "truth", "", "the undamaged picture `FILE`, to print PSNR and SSIM")
+	c.Flags().StringVar(&f.saveKernel, "save-kernel", "", "write the kernel that --kernel auto finds as a picture, which --kernel reads, to `FILE`")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON object on standard output")
 	c.Flags().BoolVar(&f.force, "force", false, "replace output files that exist")
 	return c
@@ -84,7 +91,8 @@ type reconstructReport struct {
 	Sigma          float64               `json:"sigma"`           // on the scale -1..1, whatever the convention
 	Noise          *noiseReport          `json:"noise,omitempty"` // of --noise
 	Convention     string                `json:"convention"`
-	NoiseEstimate  *solver.NoiseEstimate `json:"noise_estimate,omitempty"` // of --sigma auto
+	NoiseEstimate  *solver.NoiseEstimate `json:"noise_estimate,omitempty"`  // of --sigma auto
+	Kernel         *kernelReport         `json:"kernel_estimate,omitempty"` // of --kernel auto
 	Seed           uint64                `json:"seed"`
 	Method         string                `json:"method"`
 	Transition     solver.Transition     `json:"transition,omitempty"` // of Spin
@@ -164,6 +172,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		if err := f.check(c); err != nil {
 			return err
 		}
+		if err := f.checkBlind(); err != nil {
+			return err
+		}
 	} else if own := slices.DeleteFunc(append(ownFlags(), "task"), func(flag string) bool { return !c.Flags().Changed(flag) }); len(own) > 0 {
 		return usagef("%s says the task itself: leave --%s away", input, strings.Join(own, " and --"))
 	}
@@ -190,6 +201,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	m, pic, err := f.measurement(c, d, input, measured)
 	if err == nil && f.auto {
 		err = f.estimateNoise(m)
+	}
+	if err == nil && f.blind() {
+		err = f.estimateBlur(c, d, m, input)
 	}
 	if err != nil {
 		return err
@@ -223,7 +237,7 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	s.orient(f.turn)
 	scoreOf := scorer(m, s, truth)
 	report := reconstructReport{
-		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Noise: noiseOf(m), Convention: cmp.Or(m.Convention, "spin"), NoiseEstimate: f.estimate, Seed: f.seed,
+		Input: input, Outputs: outputs, Width: w, Height: h, Task: string(s.task), Prior: f.prior.path, Device: d.Name(), Sigma: m.Sigma, Noise: noiseOf(m), Convention: cmp.Or(m.Convention, "spin"), NoiseEstimate: f.estimate, Kernel: f.blur, Seed: f.seed,
 		Method: f.method, Deadline: s.result.Short, Timesteps: s.result.Timesteps,
 		Calls: s.result.Calls, Corrections: s.result.Corrections, OperatorCalls: s.result.OperatorCalls,
 		Seconds: s.result.Elapsed.Seconds(), DenoiseSeconds: s.result.Denoising.Seconds(), CorrectSeconds: s.result.Correcting.Seconds(),
@@ -273,6 +287,13 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 	}
 	for _, e := range extra {
 		panels = append(panels, e.Panel)
+	}
+	if f.blur != nil {
+		k, err := f.kernelPanel()
+		if err != nil {
+			return err
+		}
+		extra, panels = append(extra, k), append(panels, k.Panel)
 	}
 	if truth != nil {
 		panels = append(panels, sheet.Panel{Title: "Truth", Img: truth})
@@ -384,6 +405,9 @@ func (r reconstructReport) print(w io.Writer, m *solver.Measurement, plan plan) 
 	}
 	if r.NoiseEstimate != nil {
 		fmt.Fprintf(w, "  noise          %s; taken: %.3g\n", r.NoiseEstimate.Text, r.Sigma)
+	}
+	if r.Kernel != nil {
+		fmt.Fprintf(w, "  blur           %s; %s\n", r.Kernel.Text, r.Kernel.Done)
 	}
 	for i := range r.Outputs {
 		fmt.Fprintf(w, "  certificate    %s\n", r.Certificates[i].Text)

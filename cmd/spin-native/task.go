@@ -121,7 +121,15 @@ var tasks = []*task{
 	{
 		name: "deblur", flags: []string{"kernel"}, need: "kernel", sigma: 0.01,
 		help: `--kernel FILE          the blur as a small picture, .npy array or text table, its centre in the middle
---kernel gaussian:SIZE:STD | motion:SIZE:INTENSITY[:SEED]`,
+--kernel gaussian:SIZE:STD | disc:RADIUS | line:LENGTH:ANGLE | motion:SIZE:INTENSITY[:SEED]
+--kernel auto[:FAMILY,...]   found from the picture (reconstruct): gaussian, disc (out of focus) or line`,
+		check: func(f *taskFlags) error {
+			if isAuto(f.kernel) {
+				_, err := f.blurFamilies()
+				return err
+			}
+			return nil
+		},
 		spec: func(f *taskFlags, _, _ int, _ io.Writer) (solver.Spec, error) {
 			k, err := f.kernelOf()
 			return solver.Spec{Kind: "blur", Kernel: k, Note: note(f.kernel)}, err
@@ -308,7 +316,7 @@ func (f *taskFlags) registerOwn(c *cobra.Command) {
 	s.StringVar(&f.mask, "mask", "", "inpaint: what is missing; a picture (white = to be filled in, black = kept), box, center, half:SIDE, random:FRACTION or scratches")
 	s.BoolVar(&f.invert, "invert-mask", false, "inpaint: black = to be filled in, white = kept")
 	s.IntVar(&f.scale, "scale", 4, "sr, decimate: the factor")
-	s.StringVar(&f.kernel, "kernel", "", "deblur, nonlinear-blur, decimate: the kernel; a file, gaussian:SIZE:STD or motion:SIZE:INTENSITY[:SEED]")
+	s.StringVar(&f.kernel, "kernel", "", "deblur, nonlinear-blur, decimate: the kernel; a file, gaussian:SIZE:STD, disc:RADIUS, line:LENGTH:ANGLE or motion:SIZE:INTENSITY[:SEED]; for deblur also auto, or auto:gaussian,disc,line")
 	s.IntVar(&f.quality, "quality", 10, "jpeg: the quality, 1 to 100, where the file itself is not at hand")
 	s.StringVar(&f.subsampling, "subsampling", "420", "jpeg: sampling of chroma, with --quality; 444, 422, 420, 440, 411 or grey")
 	s.BoolVar(&f.box, "jpeg-box", false, "jpeg: take the rounding as an interval without a distribution, for comparison")
@@ -399,6 +407,9 @@ func (f *taskFlags) step(c *cobra.Command, segment string) (step, error) {
 	s := step{tasks[at], &own}
 	if s.need != "" && !s.flags.changed(s.need) {
 		return step{}, usagef("--task %s needs --%s; see %s --help", s.name, s.need, c.CommandPath())
+	}
+	if s.name != "deblur" && slices.Contains(s.task.flags, "kernel") && isAuto(s.flags.kernel) {
+		return s, usagef("--kernel auto is for --task deblur, not for %s: give the kernel", s.name)
 	}
 	if s.check != nil {
 		return s, s.check(s.flags)
@@ -600,8 +611,11 @@ func (f *taskFlags) pictureMask(h, w int, stderr io.Writer) (*solver.Mask, error
 }
 
 func (f *taskFlags) kernelOf() (*solver.BlurKernel, error) {
+	if isAuto(f.kernel) { // until the picture is there
+		return solver.NewKernel(1, 1, []float32{1})
+	}
 	name, _, _ := strings.Cut(f.kernel, ":")
-	count, ok := map[string][2]int{"gaussian": {2, 2}, "motion": {2, 3}}[name]
+	count, ok := map[string][2]int{"gaussian": {2, 2}, "motion": {2, 3}, "disc": {1, 1}, "line": {2, 2}}[name]
 	if !ok {
 		h, w, k, err := imagefile.ReadKernel(f.kernel)
 		if err != nil {
@@ -613,25 +627,31 @@ func (f *taskFlags) kernelOf() (*solver.BlurKernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, err := number("kernel", f.kernel, p[0], strconv.Atoi)
-	if err != nil {
-		return nil, err
-	}
-	value, err := number("kernel", f.kernel, p[1], parseFloat)
-	if err != nil {
-		return nil, err
+	var values [2]float64
+	size, seed := 0, uint64(0)
+	for i, s := range p {
+		switch {
+		case i == 0 && (name == "gaussian" || name == "motion"):
+			size, err = number("kernel", f.kernel, s, strconv.Atoi)
+		case i == 2:
+			seed, err = number("kernel", f.kernel, s, parseSeed)
+		default:
+			values[i], err = number("kernel", f.kernel, s, parseFloat)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	var k *solver.BlurKernel
-	if name == "gaussian" {
-		k, err = solver.GaussianKernel(size, value)
-	} else {
-		seed := uint64(0)
-		if len(p) > 2 {
-			if seed, err = number("kernel", f.kernel, p[2], parseSeed); err != nil {
-				return nil, err
-			}
-		}
-		k, err = solver.MotionKernel(size, value, seed)
+	switch name {
+	case "gaussian":
+		k, err = solver.GaussianKernel(size, values[1])
+	case "motion":
+		k, err = solver.MotionKernel(size, values[1], seed)
+	case "disc":
+		k, err = solver.DiscKernel(values[0])
+	case "line":
+		k, err = solver.LineKernel(values[0], values[1])
 	}
 	if err != nil {
 		return nil, usagef("--kernel %s: %v", f.kernel, err)

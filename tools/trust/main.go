@@ -1,6 +1,7 @@
 // Command trust makes the tables of docs/trust.md, on every photo *_256.png of a folder.
 //
 //	go run ./tools/trust -photos FOLDER noise
+//	go run ./tools/trust -photos FOLDER -journal FILE kernel
 package main
 
 import (
@@ -17,16 +18,21 @@ import (
 	"github.com/spin-native/spin/tensor"
 )
 
+var (
+	folder  = flag.String("photos", "", "folder of *_256.png")
+	names   = flag.String("names", "", "kernel: some of them, with commas between them")
+	journal = flag.String("journal", "", "kernel: file that keeps what is done, so that a run goes on where it was stopped")
+)
+
 func main() {
-	photos := flag.String("photos", "", "folder of *_256.png")
 	flag.Parse()
-	tables := map[string]func(*tensor.Device, []photo) error{"noise": noise}
+	tables := map[string]func(*tensor.Device, []photo) error{"noise": noise, "kernel": kernels}
 	table, ok := tables[flag.Arg(0)]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "trust: which table? noise\n")
+		fmt.Fprintf(os.Stderr, "trust: which table? noise or kernel\n")
 		os.Exit(2)
 	}
-	if err := run(*photos, table); err != nil {
+	if err := run(*folder, table); err != nil {
 		fmt.Fprintln(os.Stderr, "trust:", err)
 		os.Exit(1)
 	}
