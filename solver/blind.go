@@ -42,6 +42,9 @@ type BlurEstimate struct {
 	// Misfit is how far the spectra depart from their law under the estimate, as a factor e^Misfit of power: 0.1 to 0.3 where
 	// the family is right.
 	Misfit float64 `json:"misfit"`
+	// Noise is the deviation of the noise in the brightness, where the spectra are explained better by more of it than the
+	// measurement's: that is taken then. 0 otherwise.
+	Noise float64 `json:"noise,omitempty"`
 	// Next is the family that explains the measurement second best, and Lead the difference of the evidence, in units of its
 	// own standard deviation: below 2 the two kernels do much the same.
 	Next BlurFamily `json:"next,omitempty"`
@@ -136,34 +139,63 @@ func EstimateBlur(d *tensor.Device, m *Measurement, families ...BlurFamily) (e B
 	if h, w := m.Shape[2], m.Shape[3]; h < leastSide || w < leastSide {
 		return e, fmt.Errorf("the blur cannot be told from a picture of %d x %d pixels, at least %d x %d are needed; give the kernel", w, h, leastSide, leastSide)
 	}
-	if len(families) == 0 {
-		families = BlurFamilies
-	}
 	s, err := spectraOf(d, m)
 	if err != nil {
 		return e, err
 	}
-	fine := search{squares: s.rank, slopes: []int{0, 1, 2}, contrasts: contrasts(28)}
-	rough := search{squares: s.rank[:min(12, len(s.rank))], slopes: []int{1}, contrasts: contrasts(14)}
+	shapes, err := shapesOf(families)
+	if err != nil {
+		return e, err
+	}
+	e, evidence, err := s.estimate(shapes)
+	if floor := s.floor(); err == nil && floor > 1.3*s.noise {
+		s.noise = floor
+		other, more, err := s.estimate(shapes)
+		if err != nil {
+			return e, err
+		}
+		if more > evidence {
+			e = other
+			e.Noise = math.Sqrt(floor)
+		}
+	}
+	return e, err
+}
 
-	var best []candidate
+// shapesOf looks families up; all of them where none are named.
+func shapesOf(families []BlurFamily) (list []blurShape, err error) {
+	if len(families) == 0 {
+		families = BlurFamilies
+	}
 	for _, name := range families {
 		at := slices.IndexFunc(blurShapes, func(b blurShape) bool { return b.name == name })
 		if at < 0 {
-			return e, fmt.Errorf("solver.EstimateBlur: the family %q is not known: gaussian, disc or line", name)
+			return nil, fmt.Errorf("solver.EstimateBlur: the family %q is not known: gaussian, disc or line", name)
 		}
-		c, err := s.find(blurShapes[at], rough, fine)
+		list = append(list, blurShapes[at])
+	}
+	return list, nil
+}
+
+// estimate is that under one level of noise, with its evidence.
+func (s *spectra) estimate(shapes []blurShape) (e BlurEstimate, evidence float64, err error) {
+	fine := search{squares: s.rank, slopes: []int{0, 1, 2}, contrasts: contrasts(28)}
+	rough := search{squares: s.rank[:min(12, len(s.rank))], slopes: []int{1}, contrasts: contrasts(14)}
+	var best []candidate
+	for _, b := range shapes {
+		c, err := s.find(b, rough, fine)
 		if err != nil {
-			return e, err
+			return e, 0, err
 		}
 		best = append(best, c)
 	}
 	none, err := s.weigh(blurShapes[0], 0, 0, fine)
 	if err != nil {
-		return e, err
+		return e, 0, err
 	}
 	slices.SortStableFunc(best, byEvidence)
-	return s.judge(none, best, fine)
+	e, err = s.judge(none, best, fine)
+	return e, max(none.total, best[0].total), err
 }
 
 // weigh is the evidence of one blur.

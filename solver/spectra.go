@@ -142,6 +142,23 @@ func spectraOf(d *tensor.Device, m *Measurement) (s *spectra, err error) {
 	return s, nil
 }
 
+// floor is the power that half of the squares have at the highest frequencies, where no blurred picture has any: if it is one,
+// that of the noise.
+func (s *spectra) floor() float64 {
+	var list []float64
+	for _, p := range s.power {
+		var sum, count float64
+		for j, at := range s.at {
+			if math.Hypot(frequency(at/spectrumSide), frequency(at%spectrumSide)) > 0.4 {
+				sum, count = sum+p[j], count+1
+			}
+		}
+		list = append(list, sum/count)
+	}
+	slices.Sort(list)
+	return list[len(list)/2]
+}
+
 // frequency is that of row or column i of a square, in periods per pixel.
 func frequency(i int) float64 {
 	if i >= spectrumSide/2 {
