@@ -42,8 +42,8 @@ type BlurEstimate struct {
 	// Misfit is how far the spectra depart from their law under the estimate, as a factor e^Misfit of power: 0.1 to 0.3 where
 	// the family is right.
 	Misfit float64 `json:"misfit"`
-	// Noise is the deviation of the noise in the brightness, where the spectra are explained better by more of it than the
-	// measurement's: that is taken then. 0 otherwise.
+	// Noise is the deviation of the noise, where the spectra are explained better by more of it than the measurement's: that
+	// is taken then. 0 otherwise.
 	Noise float64 `json:"noise,omitempty"`
 	// Next is the family that explains the measurement second best, and Lead the difference of the evidence, in units of its
 	// own standard deviation: below 2 the two kernels do much the same.
@@ -62,9 +62,11 @@ const (
 	leastSide      = 96   // of a picture, for squares enough
 	leastTold      = 60   // frequencies that must rise above the noise
 	// A misfit of mostMisfit is as often that of the right family, in difficult pictures, as of a wrong one; misfitSpan is how
-	// much around it is undecided. The same for half of the interval, over the size.
-	mostMisfit, misfitSpan = 0.34, 0.03
-	mostWidth, widthSpan   = 0.35, 0.05
+	// much around it is undecided. The same for half of the interval, over the size; and for what the squares differ by, of
+	// discs and lines, whose size a few edges tell exactly.
+	mostMisfit, misfitSpan   = 0.34, 0.03
+	mostWidth, widthSpan     = 0.35, 0.05
+	mostScatter, scatterSpan = 0.03, 0.005
 )
 
 // blurShape is a family with its bounds and what its size means.
@@ -156,7 +158,7 @@ func EstimateBlur(d *tensor.Device, m *Measurement, families ...BlurFamily) (e B
 		}
 		if more > evidence {
 			e = other
-			e.Noise = math.Sqrt(floor)
+			e.Noise = math.Sqrt(floor * s.averaged)
 		}
 	}
 	return e, err
@@ -321,6 +323,7 @@ func (s *spectra) judge(none candidate, best []candidate, how search) (e BlurEst
 	// The interval, of the variance of the blur: what is not known about the sharp picture adds to that.
 	variance := c.size * c.size * c.shape.ratio * c.shape.ratio
 	off := 1.96 * softnessVariance * c.shape.smooth()
+	scatter := 0.0 // of the squares
 	if c.size > 0 {
 		step := 0.03
 		var at [4]candidate
@@ -332,7 +335,8 @@ func (s *spectra) judge(none candidate, best []candidate, how search) (e BlurEst
 				return e, err
 			}
 		}
-		relative := min(math.Hypot(spread(at[0], c, at[1], step), slopeError*c.shape.smooth()), 10)
+		scatter = spread(at[0], c, at[1], step)
+		relative := min(math.Hypot(scatter, slopeError*c.shape.smooth()), 10)
 		off = math.Hypot(off, 2*1.96*relative*variance)
 		if c.shape.angles {
 			e.AngleError = min(1.96*math.Hypot(spread(at[2], c, at[3], 1), 30/c.size/math.Pi), 90)
@@ -350,6 +354,9 @@ func (s *spectra) judge(none candidate, best []candidate, how search) (e BlurEst
 	e.Confidence = logistic((mostMisfit - e.Misfit) / misfitSpan)
 	if c.size > 0 {
 		e.Confidence *= logistic((mostWidth - (e.High-e.Low)/2/max(c.size, 1)) / widthSpan)
+		if c.shape.smooth() < 1 {
+			e.Confidence *= logistic((mostScatter - scatter) / scatterSpan)
+		}
 		if !e.None && (c.size < 1.02*c.shape.least || c.size > 0.98*c.shape.most) { // the end of what was searched
 			e.Confidence *= 0.3
 		}

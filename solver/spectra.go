@@ -30,12 +30,13 @@ var (
 
 // spectra are those of a picture, with what does not depend on the blur.
 type spectra struct {
-	power [][]float64 // of every square, at the frequencies below
-	at    []int       // place of every frequency in a square of spectrumSide; those of a sector are neighbours
-	ends  [spectrumSectors]int
-	sharp [][]float64 // for every slope, the law of a sharp picture of contrast 1, on the whole square
-	noise float64     // power of the noise
-	rank  []int       // squares by their power, the largest first
+	power    [][]float64 // of every square, at the frequencies below
+	at       []int       // place of every frequency in a square of spectrumSide; those of a sector are neighbours
+	ends     [spectrumSectors]int
+	sharp    [][]float64 // for every slope, the law of a sharp picture of contrast 1, on the whole square
+	noise    float64     // power of the noise
+	averaged float64     // how many channels of noise of their own the brightness is the mean of
+	rank     []int       // squares by their power, the largest first
 }
 
 // contrasts are the values that the power of a sector may have; between the ends lies every picture.
@@ -57,9 +58,11 @@ func spectraOf(d *tensor.Device, m *Measurement) (s *spectra, err error) {
 	s = &spectra{}
 	rounding := 1 / (127.5 * math.Sqrt(12)) // to 8 bits
 	s.noise = m.Sigma*m.Sigma + rounding*rounding
+	s.averaged = 1
 	if c == 3 && !isGrey(m) {
-		s.noise /= 3
+		s.averaged = 3
 	}
+	s.noise /= s.averaged
 
 	const side = spectrumSide
 	window := make([]float64, side)

@@ -91,19 +91,11 @@ func (f *reconstructFlags) estimateBlur(c *cobra.Command, d *tensor.Device, m *s
 	}
 	d.Trim()
 	f.blur = &kernelReport{BlurEstimate: e, Done: nothing}
-	refuse := func(why string) error {
-		if f.asJSON {
-			if err := writeJSON(c.OutOrStdout(), map[string]any{"input": input, "kernel_estimate": f.blur}); err != nil {
-				return err
-			}
-		}
-		return fmt.Errorf("--kernel auto: %s. Nothing was written: %s", e.Text, why)
-	}
 	switch {
 	case e.Word == "low":
-		return refuse("give the kernel, --kernel FILE, or --kernel " + kernelArgument(e) + " to try that one all the same")
+		return f.refuseBlur(c, input, "give the kernel, --kernel FILE, or --kernel " + kernelArgument(e) + " to try that one all the same")
 	case e.None && m.Sigma < leastNoise:
-		return refuse("there is next to no noise to remove either")
+		return f.refuseBlur(c, input, "there is next to no noise to remove either")
 	case e.None:
 		m.Operator = solver.Spec{Kind: "denoise"}
 		f.blur.Done = denoised
@@ -119,7 +111,33 @@ func (f *reconstructFlags) estimateBlur(c *cobra.Command, d *tensor.Device, m *s
 	}
 	m.Operator = solver.Spec{Kind: "blur", Kernel: k, Note: kernelArgument(e)}
 	if !f.changed("sigma") {
-		m.Sigma = max(m.Sigma, f.usualSigma()) // for what is wrong with the kernel
+		m.Sigma = max(m.Sigma, e.Noise, f.usualSigma()) // at least so much for what is wrong with the kernel
+	}
+	return nil
+}
+
+// refuseBlur is the error that ends a run for its kernel. --json has the estimate all the same.
+func (f *reconstructFlags) refuseBlur(c *cobra.Command, input, why string) error {
+	f.blur.Done = nothing
+	if f.asJSON {
+		if err := writeJSON(c.OutOrStdout(), map[string]any{"input": input, "kernel_estimate": f.blur}); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("--kernel auto: %s. Nothing was written: %s", f.blur.Text, why)
+}
+
+// checkBlur refuses results that do not explain their measurement by the kernel that was found. Where the noise was said it may
+// be that, and the certificate has to do.
+func (f *reconstructFlags) checkBlur(c *cobra.Command, input string, certificates []solver.Certificate) error {
+	if f.blur == nil || f.blur.Done != deblurred || f.changed("sigma") {
+		return nil
+	}
+	for _, v := range certificates {
+		if v.Verdict == solver.Underfits {
+			return f.refuseBlur(c, input, fmt.Sprintf("deblurred with it, the picture does not explain what was measured (chi-square %.2f); give the kernel, --kernel FILE, or --kernel %s to see the result all the same",
+				v.ChiSquare, kernelArgument(f.blur.BlurEstimate)))
+		}
 	}
 	return nil
 }

@@ -47,14 +47,22 @@ func TestKernelAuto(t *testing.T) {
 	}
 
 	y := blurred("disc.png", "--kernel", "disc:3", "--sigma", "0.02")
-	code, text, errs := spin(t, args("out.png", y, "--kernel", "auto", "--save-kernel", path("kernel.png"), "--report", path("report.html"))...)
+	auto := []string{"--kernel", "auto", "--save-kernel", path("kernel.png"), "--report", path("report.html")}
+	// This prior overrules every measurement, which is not what a kernel that was found has to answer for where the noise is known.
+	code, text, errs := spin(t, args("out.png", y, auto...)...)
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "does not explain what was measured")
+	require.Equal(t, nothing, read(text).Estimate.Done)
+	for _, name := range []string{"out.png", "kernel.png", "report.html"} {
+		require.NoFileExists(t, path(name))
+	}
+	code, text, errs = spin(t, args("out.png", y, append(auto, "--sigma", "0.02")...)...)
 	require.Zero(t, code, errs)
 	a := read(text)
 	require.Equal(t, "deblur", a.Task)
 	require.Equal(t, deblurred, a.Estimate.Done)
 	require.Equal(t, solver.DiscBlur, a.Estimate.Family)
 	require.InDelta(t, 3, a.Estimate.Size, 0.3)
-	require.InDelta(t, 0.02, a.Sigma, 0.004, "measured")
 	require.Equal(t, path("kernel.png"), a.Estimate.File)
 	page, err := os.ReadFile(path("report.html"))
 	require.NoError(t, err)
@@ -86,6 +94,7 @@ func TestKernelAuto(t *testing.T) {
 	require.True(t, a.Estimate.None)
 	require.Equal(t, denoised, a.Estimate.Done)
 	require.Equal(t, "denoise", a.Task)
+	require.InDelta(t, 0.05, a.Sigma, 0.005, "measured")
 	code, text, errs = spin(t, args("clean.png", photo, "--kernel", "auto")...)
 	require.Equal(t, 1, code)
 	require.Contains(t, errs, "Nothing was written")

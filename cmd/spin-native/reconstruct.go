@@ -234,6 +234,9 @@ func (f *reconstructFlags) run(c *cobra.Command, input string) error {
 		return err
 	}
 
+	if err := f.checkBlur(c, input, s.result.Certificates); err != nil {
+		return err
+	}
 	s.orient(f.turn)
 	scoreOf := scorer(m, s, truth)
 	report := reconstructReport{
