@@ -73,9 +73,9 @@ func (f *reconstructFlags) checkBlind() error {
 	return nil
 }
 
-// leastNoise is the noise of a sharp picture that denoising is worth it for: below it the built-in prior takes away more of the
-// picture than of the noise.
-const leastNoise = 0.015
+// leastNoise is the noise of a sharp picture up to which denoising does harm: the built-in prior takes away more of the picture
+// than of the noise.
+const leastNoise = 0.01
 
 // estimateBlur sets the operator of a measurement from itself. Where no blur is worth removing it is that of denoising, and where
 // there is nothing to denoise either, or the estimate is not to be trusted, an error that says so.
@@ -94,7 +94,7 @@ func (f *reconstructFlags) estimateBlur(c *cobra.Command, d *tensor.Device, m *s
 	switch {
 	case e.Word == "low":
 		return f.refuseBlur(c, input, "give the kernel, --kernel FILE, or --kernel " + kernelArgument(e) + " to try that one all the same")
-	case e.None && m.Sigma < leastNoise:
+	case e.None && m.Sigma <= leastNoise:
 		return f.refuseBlur(c, input, "there is next to no noise to remove either")
 	case e.None:
 		m.Operator = solver.Spec{Kind: "denoise"}
