@@ -93,7 +93,7 @@ func (f *reconstructFlags) estimateBlur(c *cobra.Command, d *tensor.Device, m *s
 	f.blur = &kernelReport{BlurEstimate: e, Done: nothing}
 	switch {
 	case e.Word == "low":
-		return f.refuseBlur(c, input, "give the kernel, --kernel FILE, or --kernel " + kernelArgument(e) + " to try that one all the same")
+		return f.refuseBlur(c, input, "give the kernel, --kernel FILE, or --kernel "+kernelArgument(e)+" to try that one all the same")
 	case e.None && m.Sigma <= leastNoise:
 		return f.refuseBlur(c, input, "there is next to no noise to remove either")
 	case e.None:
