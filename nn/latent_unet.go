@@ -55,7 +55,7 @@ func (u *LatentUNet) Context(tokens *tensor.Tensor) (c *Context, err error) {
 		tensor.Fail(op, "context has shape %v, expected [N 1 L %d], L tokens for each latent", tokens, dim)
 	}
 	c = &Context{u, tokens.Device(), tokens.N(), map[*crossAttention]*tensor.Tensor{}}
-	for _, b := range append(append(u.input[:len(u.input):len(u.input)], u.middle), u.output...) {
+	for _, b := range u.blocks() {
 		if b.transformer == nil {
 			continue
 		}

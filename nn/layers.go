@@ -127,11 +127,10 @@ func (l loader) resBlock(in, out, ds int, s kernels.Sampling) *resBlock {
 	return b
 }
 
-// forward maps x (beside skip, if given) [N,H,W,in] and the embedding [N,1,1,E] to [N,H',W',out].
-func (b *resBlock) forward(x, skip, emb *tensor.Tensor) (out *tensor.Tensor) {
+// forward maps x (beside skip, if given) [N,H,W,in] and what emb made of the embedding of time, e, to [N,H',W',out].
+func (b *resBlock) forward(x, skip, e *tensor.Tensor) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
-	e := d.Conv2D(b.emb, tensor.Input{X: emb}.SiLU(), tensor.Epilogue{})
 	h := b.norm1.of(x, skip, nil).SiLU().Resampled(b.sampling) // SiLU(GN(x))
 	var second tensor.Input
 	if b.modulate {

@@ -24,14 +24,14 @@ type block struct {
 }
 
 // forward runs the layers over h, the first one beside skip. h itself stays.
-func (b *block) forward(h, skip, emb *tensor.Tensor, context *Context, trace tracer) (out *tensor.Tensor) {
+func (b *block) forward(h, skip *tensor.Tensor, emb embeddings, context *Context, trace tracer) (out *tensor.Tensor) {
 	d := h.Device()
 	defer d.Tidy(&out)()
 	if b.conv != nil {
 		return d.Conv2D(b.conv, tensor.Input{X: h}, tensor.Epilogue{Moments: true})
 	}
 	if b.res != nil {
-		h = b.res.forward(h, skip, emb)
+		h = b.res.forward(h, skip, emb[b.res])
 	}
 	if b.name == "middle_block" {
 		trace.see("middle_block.0", h)
@@ -46,7 +46,7 @@ func (b *block) forward(h, skip, emb *tensor.Tensor, context *Context, trace tra
 		trace.see("middle_block.1", h)
 	}
 	if b.res2 != nil {
-		h = b.res2.forward(h, nil, emb)
+		h = b.res2.forward(h, nil, emb[b.res2])
 	}
 	if b.sample != nil {
 		h = b.sample.forward(h)
@@ -294,7 +294,7 @@ func (u *unet) forward(x *tensor.Tensor, t []float64, y []int, context *Context,
 func (u *unet) pass(x, time, class *tensor.Tensor, context *Context, trace tracer) (out *tensor.Tensor) {
 	d := x.Device()
 	defer d.Tidy(&out)()
-	emb := u.embed(time, class, trace)
+	emb := u.embeddings(u.embed(time, class, trace))
 	h := x
 	skips := make([]*tensor.Tensor, 0, len(u.input))
 	for _, b := range u.input {
@@ -348,6 +348,25 @@ func (u *unet) embed(time, class *tensor.Tensor, trace tracer) (emb *tensor.Tens
 	}
 	return emb
 }
+
+// embeddings are what each ResBlock makes of the embedding of time: [N,1,1,E] to as many channels as it takes.
+type embeddings map[*resBlock]*tensor.Tensor
+
+// embeddings runs the layers one after another, ahead of the blocks: a device may take layers of the same input in one step.
+func (u *unet) embeddings(emb *tensor.Tensor) embeddings {
+	all := embeddings{}
+	for _, b := range u.blocks() {
+		for _, r := range []*resBlock{b.res, b.res2} {
+			if r != nil {
+				all[r] = emb.Device().Conv2D(r.emb, tensor.Input{X: emb}.SiLU(), tensor.Epilogue{})
+			}
+		}
+	}
+	return all
+}
+
+// blocks are all blocks in the order of the pass.
+func (u *unet) blocks() []*block { return append(append(slices.Clone(u.input), u.middle), u.output...) }
 
 // Device is where the network lives. It runs where its input lives: there, or on a fork (tensor.Device.Fork).
 func (u *unet) Device() *tensor.Device { return u.d }
