@@ -34,6 +34,8 @@ func (op *Quantize) Record(a *tensor.Tensor) *tensor.Tensor {
 	return d.Pointwise(y, kernels.PointClip, y, nil, -1, 1)
 }
 
+// Task is not that of noise: what rounding takes away belongs to the picture.
+func (op *Quantize) Task() Task         { return TaskDenoiseUneven }
 func (op *Quantize) Deviation() float64 { return op.step / math.Sqrt(12) }
 
 var quantizeKind = kind{

@@ -488,6 +488,8 @@ func TestDefaults(t *testing.T) {
 	require.InDelta(t, 60, s.TStar, 4)
 	require.Equal(t, [2]int{2, 38}, [2]int{s.K1, s.P})
 	require.False(t, s.Noisy)
+	require.Equal(t, TaskDenoiseUneven, taskOf(&Quantize{}))
+	require.Equal(t, TaskDenoiseUneven, taskOf(&Weighted{op: Denoise{}}))
 	s = Defaults(TaskInpaintBox, 0.01, nil)
 	require.Equal(t, [2]int{3, 1}, [2]int{s.TEnd, s.TLow})
 	s = Defaults(TaskInpaintBox, 0, nil)

@@ -19,7 +19,7 @@ const (
 	TaskCS            Task = "cs"           // compressed sensing, block by block
 	TaskSinglePixel   Task = "single-pixel" // some coefficients of the Walsh-Hadamard transform
 	TaskDenoise       Task = "denoise"
-	TaskDenoiseUneven Task = "denoise-uneven" // the noise is not the same everywhere
+	TaskDenoiseUneven Task = "denoise-uneven" // the noise is not the same everywhere, or rounding
 	TaskInpaintRandom Task = "inpaint-random" // scattered pixels are missing
 	TaskInpaintBox    Task = "inpaint-box"    // a box or a half is missing, and something must be invented
 	TaskInpaintMask   Task = "inpaint-mask"   // a drawn mask: scratches, text, dust
@@ -93,13 +93,13 @@ func round(v float64) int { return int(math.RoundToEven(v)) }
 //
 // At all noise levels Every = 1, Power = 2, EtaG = 1, EtaU = 0. For sigma of 0.03 and more, guidance ends at timestep 8
 // and the grid at 3, SDMin = 0.02; below it they end at 3 and 1. Where sigma is 0, the last step is corrected as well
-// (TEnd = 0), SDMin = 0.01, and inpainting keeps the known pixels. On another schedule each of these timesteps becomes the one with the nearest noise-to-signal ratio. Blur is
-// corrected by 4 steps of PCG, what has a closed form by that.
+// (TEnd = 0), SDMin = 0.01, and inpainting keeps the known pixels. On another schedule each of these timesteps becomes the
+// one with the nearest noise-to-signal ratio. Blur is corrected by 4 steps of PCG, what has a closed form by that.
 //
 // Denoising starts from the measurement as it is (Noisy), where the noise-to-signal ratio is sigma, and is never corrected: the
 // first denoiser call is then the mean of all pictures that the measurement leaves plausible, and a second one at timestep 1
 // takes away what it leaves of noise. More calls go on from that mean to one of those pictures, which is farther from the truth
-// (2 calls 31.2 dB, 10 29.2, 33 28.6; EtaU = 1). Where the noise is not the same everywhere it starts at 4 sigma and is corrected.
+// (2 calls 31.2 dB, 10 29.2, 33 28.6; EtaU = 1). Noise that is not the same everywhere, and rounding, start at 4 sigma and are corrected.
 //
 // It panics with *tensor.Error for a task that is not in the table; see ParseTask.
 func Defaults(task Task, sigma float64, schedule *Schedule) Settings {
