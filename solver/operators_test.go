@@ -62,15 +62,6 @@ var operatorRows = []struct {
 		op, err := NewDownsample(d, h*factor, w*factor, factor)
 		return op, [4]int{n, h * factor, w * factor, c}, err
 	}},
-	{"decimate", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
-		factor := 2 + rng.IntN(3)
-		k, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
-		if err != nil {
-			return nil, [4]int{}, err
-		}
-		op, err := NewDecimate(d, h*factor, w*factor, factor, k)
-		return op, [4]int{n, h * factor, w * factor, c}, err
-	}},
 	{"Gaussian blur", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
 		k, err := GaussianKernel(1+2*rng.IntN(12), 0.3+3*rng.Float64())
 		if err != nil {
@@ -172,6 +163,15 @@ var operatorRows = []struct {
 		s := Spec{Kind: "compose", Parts: []Spec{{Kind: "downsample", Factor: 2}, randomJPEG(rng).Spec(false)}}
 		op, err := s.Build(d, 2*h, 2*w, 3)
 		return op, [4]int{n, 2 * h, 2 * w, 3}, err
+	}},
+	{"decimate", func(d *tensor.Device, rng *rand.Rand, n, h, w, c int) (Operator, [4]int, error) {
+		factor := 2 + rng.IntN(3)
+		k, err := MotionKernel(3+2*rng.IntN(12), rng.Float64(), rng.Uint64())
+		if err != nil {
+			return nil, [4]int{}, err
+		}
+		op, err := NewDecimate(d, h*factor, w*factor, factor, k)
+		return op, [4]int{n, h * factor, w * factor, c}, err
 	}},
 }
 

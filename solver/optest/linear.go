@@ -159,14 +159,18 @@ func (k *checker) lipschitz() {
 			fu, fn := floats(u), floats(next)
 			uu, _ := dot(fu, fu)
 			un, _ := dot(fu, fn)
-			if uu < 1e-20 {
+			nn, _ := dot(fn, fn)
+			if uu < 1e-20 || nn == 0 {
 				return
 			}
 			if un/uu > bound*(1+k.o.Tolerance) {
 				k.fail("Lipschitz is %.6g, but |A u|^2/|u|^2 is %.6g for some u: accelerated gradient would diverge", bound, un/uu)
 				return
 			}
-			u = next
+			for i, v := range fn {
+				fn[i] = float32(float64(v) / math.Sqrt(nn)) // else large constants leave float32
+			}
+			u = k.upload(fn, k.shape)
 		}
 		return
 	}
