@@ -1,8 +1,9 @@
 """Compiles the CUDA kernels into the image that builds with the tag `cuda` embed (make -f kernels.mk image).
 
     python tools/cuda_image.py write     kernels/cuda/image.tar.zst and image.sum
-    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills; and how many
-                                         instructions of tensor cores, asynchronous copies and matrix loads the PTX has
+    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills and where wgmma
+                                         wait for each other; and how many instructions of tensor cores, asynchronous
+                                         copies and matrix loads the PTX has
     python tools/cuda_image.py verify    compiles and compares: the committed image is what these sources give
 
 It needs two packages and neither a CUDA installation nor a GPU:
@@ -10,7 +11,8 @@ It needs two packages and neither a CUDA installation nor a GPU:
     pip install nvidia-cuda-nvrtc-cu12==12.4.127 zstandard
 
 The compiler is that of CUDA 12.4 on purpose: its machine code runs on every driver of CUDA 12 and later, that of 13 does
-not. The image holds machine code for each architecture below and, for later ones, PTX, which the driver translates.
+not. The image holds machine code for each architecture below and, for later ones, PTX, which the driver translates. sm_90a is
+for devices of capability 9.0 alone, beside sm_90: it holds the kernels whose instructions no other device has.
 """
 
 import concurrent.futures
@@ -25,13 +27,18 @@ import tarfile
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kernels", "cuda")
 COMPILER = (12, 4)
-ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_80"]
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "compute_80"]
 FLAGS = ["--std=c++17", "--ptxas-options=-v"]
 
 
 def sources():
     """The names of what the image is made from, in the order of compilation."""
     return sorted(glob.glob("*.cu", root_dir=FOLDER)), glob.glob("*.cuh", root_dir=FOLDER) + glob.glob("*.h", root_dir=FOLDER)
+
+
+def kernels_of(arch):
+    """The files that are compiled for an architecture."""
+    return [name for name in sources()[0] if name.endswith("_wgmma.cu") == arch.endswith("90a")]
 
 
 def fingerprint():
@@ -71,7 +78,7 @@ class Compiler:
     def compile(self, arch):
         """Returns the image for one architecture and the compiler's remarks."""
         program = ctypes.c_void_p()
-        text = "".join(f'#include "{name}"\n' for name in sources()[0])
+        text = "".join(f'#include "{name}"\n' for name in kernels_of(arch))
         self.call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
         options = [f.encode() for f in FLAGS + [f"--gpu-architecture={arch}", f"--include-path={FOLDER}"]]
         try:
@@ -134,16 +141,21 @@ def check():
             bad |= spilled
         if "Used " not in log:
             sys.exit(f"{arch}: the compiler tells nothing:\n{log}")
-    for name, counts in tensor_instructions(compiled(ARCHITECTURES[-1])[0].decode()):
-        print(f"{ARCHITECTURES[-1]} {name:22} " + ", ".join(f"{n} {what}" for what, n in counts.items()))
+        if "wgmma" in log.replace("conv_wgmma", ""):  # instructions that it puts in a row, with the reason
+            print(log)
+            bad = True
+    for arch in "compute_80", "compute_90a":
+        for name, counts in tensor_instructions(compiled(arch)[0].decode()):
+            print(f"{arch} {name:22} " + ", ".join(f"{n} {what}" for what, n in counts.items() if n))
     sys.exit(bad)
 
 
 def tensor_instructions(ptx):
     """Kernels of the PTX that use tensor cores, with the numbers of their instructions, each as often as it is unrolled."""
     for name, body in re.findall(r"\.entry (\w+)\((.*?)(?=\.entry |\Z)", ptx, re.S):
-        counts = {what: len(re.findall(r"\b" + re.escape(what) + r"\.", body)) for what in ("mma.sync", "cp.async.cg", "ldmatrix.sync")}
-        if counts["mma.sync"]:
+        names = "mma.sync", "cp.async.cg", "ldmatrix.sync", "wgmma.mma_async", "cp.async.bulk.tensor", "mbarrier.try_wait"
+        counts = {what: len(re.findall(r"\b" + re.escape(what) + r"\.", body)) for what in names}
+        if counts["mma.sync"] or counts["wgmma.mma_async"]:
             yield name, counts
 
 

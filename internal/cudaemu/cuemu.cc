@@ -1,4 +1,6 @@
-#include "cuemu.h"
+#include "../../kernels/cuda/args.h"
+#include "cuemu_wgmma.h"
+#include "tensormap.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,8 +27,17 @@
 // state is switched, not raced for); the kernels are compiled with it.
 #ifdef CUEMU_TSAN
 #include <sanitizer/tsan_interface.h>
-extern "C" void __tsan_write16(void*);
-extern "C" void __tsan_read16(void*);
+extern "C" void __tsan_write_range(void*, unsigned long);
+extern "C" void __tsan_read_range(void*, unsigned long);
+static void tsan_write(void* p, size_t n) { __tsan_write_range(p, n); }
+static void tsan_read(const void* p, size_t n) { __tsan_read_range(const_cast<void*>(p), n); }
+static void tsan_acquire(void* p) { __tsan_acquire(p); }
+static void tsan_release(void* p) { __tsan_release(p); }
+#else
+static void tsan_write(void*, size_t) {}
+static void tsan_read(const void*, size_t) {}
+static void tsan_acquire(void*) {}
+static void tsan_release(void*) {}
 #endif
 
 namespace cuemu {
@@ -45,6 +56,7 @@ constexpr size_t kStack = 64 << 10;
 #endif
 
 struct Copy { void* dst; const void* src; bool valid; int group; };
+struct Store { void* to; uint4 v; };
 
 struct Block;
 struct Fiber : Thread {
@@ -59,9 +71,18 @@ struct Fiber : Thread {
   void* tsan = nullptr;
   std::vector<Copy> copies;  // cp.async in flight
   int groups = 0;            // committed so far
+  std::vector<Store> stores; // put_async, before their fence
 };
 
 struct Sync { char at[2]; unsigned gen = 0; };  // two addresses in turn, so a late leaver does not learn of the next round
+
+// Sums are those of a warp in 16 rows, and Product a product to be added to them.
+struct Sums {
+  float* d[32];
+  int columns;
+  std::vector<float> c;
+};
+struct Product { uint64_t a, b; int sums, group; };
 
 struct Warp {
   Sync sync;
@@ -69,6 +90,30 @@ struct Warp {
   unsigned arrived = 0, mask = 0;
   WarpFn fn = nullptr;
   void* args[32];
+  std::vector<Sums> sums;  // of products that nobody has waited for
+  std::vector<Product> products;
+  int groups = 0;  // committed so far
+  bool fenced = false;
+  uint64_t told = 0;  // a hash of the products
+};
+
+struct Load { TensorMap map; unsigned to; int x, y; };
+struct Barrier {  // an mbarrier
+  int count = 0, pending = 0;
+  long tx = 0;  // bytes expected and not there
+  unsigned phase = 0;
+  bool fenced = false;
+  Fiber* maker = nullptr;
+  char sync[2] = {}, issued = 0;
+  std::vector<Load> loads;
+  std::vector<Fiber*> waiters;
+  // token is what lies in shared memory in its place.
+  unsigned long long token() const { return 0x6d62617272696572ull + phase; }
+};
+struct Named {  // a barrier for some of the threads
+  Sync sync;
+  int threads = 0;
+  std::vector<Fiber*> waiters;
 };
 
 struct Block {
@@ -80,6 +125,9 @@ struct Block {
   char start;
   int live = 0, waiting = 0;
   void* shared = nullptr;
+  size_t bytes = 0;  // of shared
+  std::map<mbarrier*, Barrier> barriers;
+  std::map<int, Named> named;
   std::string error;
   Fiber* current = nullptr;
   Fiber main;
@@ -211,16 +259,12 @@ void entry() {
   Block* b = tblock;
   Fiber* f = b->current;
   finish_switch(f);
-#ifdef CUEMU_TSAN
-  __tsan_acquire(&b->start);
-#endif
+  tsan_acquire(&b->start);
   b->k->call(b->k->fn, b->params);
   if (!f->copies.empty() && b->error.empty()) {
     for (Copy& c : f->copies) if (c.valid) { b->error = "a thread ended with cp.async copies not waited for"; break; }
   }
-#ifdef CUEMU_TSAN
-  __tsan_release(&b->start);
-#endif
+  tsan_release(&b->start);
   Warp& w = b->warps[f->index >> 5];
   unsigned bit = 1u << f->lane;
   w.live &= ~bit;
@@ -263,6 +307,8 @@ Pool& pool() {
   return *p;
 }
 
+const char* unfinished(Block& b);
+
 std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t shared, void** params) {
   Block b;
   b.k = k;
@@ -271,8 +317,9 @@ std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t s
   int n = block.x * block.y * block.z;
   b.warps.resize((n + 31) / 32);
   b.live = n;
+  b.bytes = shared;
   if (shared) {
-    if (posix_memalign(&b.shared, 128, shared)) abort();  // exact size: ASan sees an overrun
+    if (posix_memalign(&b.shared, 1024, shared)) abort();  // exact size: ASan sees an overrun
     memset(b.shared, 0xff, shared);                       // NaNs: nothing may be read before it is written
   }
   pool().get(n, b.fibers);
@@ -288,6 +335,7 @@ std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t s
     f->fake = nullptr;
     f->copies.clear();
     f->groups = 0;
+    f->stores.clear();
 #ifdef CUEMU_ASAN
     __asan_unpoison_memory_region(f->stack, kStack);
 #endif
@@ -331,9 +379,8 @@ std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t s
   __tsan_release(&b.start);  // threads start after what the host did
 #endif
   if (Fiber* f = next(&b)) go(&b, f);
-#ifdef CUEMU_TSAN
-  __tsan_acquire(&b.start);
-#endif
+  tsan_acquire(&b.start);
+  if (const char* what = unfinished(b); what && b.error.empty()) b.error = what;
   tblock = outer;
   self = nullptr;
   pool().put(b.fibers);
@@ -354,17 +401,13 @@ void syncthreads() {
   Block* b = tblock;
   Fiber* f = b->current;
   Warp& w = b->warps[f->index >> 5];
-#ifdef CUEMU_TSAN
   char* sync = &b->sync.at[b->sync.gen & 1];
-  __tsan_release(sync);
-#endif
+  tsan_release(sync);
   w.ready &= ~(1u << f->lane);
   w.at_barrier |= 1u << f->lane;
   b->waiting++;
   yield(b);
-#ifdef CUEMU_TSAN
-  __tsan_acquire(sync);
-#endif
+  tsan_acquire(sync);
 }
 
 void collective(WarpFn fn, void* arg, unsigned mask) {
@@ -384,18 +427,12 @@ void collective(WarpFn fn, void* arg, unsigned mask) {
   }
   w.args[f->lane] = arg;
   w.arrived |= bit;
-#ifdef CUEMU_TSAN
   char* sync = &w.sync.at[w.sync.gen & 1];
-  __tsan_release(sync);
-#endif
+  tsan_release(sync);
   if (w.arrived == w.mask) {
-#ifdef CUEMU_TSAN
-    __tsan_acquire(sync);
-#endif
+    tsan_acquire(sync);
     fn(w.args, mask);
-#ifdef CUEMU_TSAN
-    __tsan_release(sync);
-#endif
+    tsan_release(sync);
     w.sync.gen++;
     w.ready |= w.mask;
     w.arrived = 0;
@@ -403,9 +440,7 @@ void collective(WarpFn fn, void* arg, unsigned mask) {
   }
   w.ready &= ~bit;
   yield(b);
-#ifdef CUEMU_TSAN
-  __tsan_acquire(sync);
-#endif
+  tsan_acquire(sync);
 }
 
 void fault(const char* what) {
@@ -429,9 +464,7 @@ void cp_async(void* dst, const void* src, bool valid) {
   check_aligned(dst, 16);
   if (valid) check_aligned(src, 16);
   memset(dst, 0xff, 16);
-#ifdef CUEMU_TSAN
-  __tsan_write16(dst);
-#endif
+  tsan_write(dst, 16);
   Fiber* f = tblock->current;
   f->copies.push_back({dst, src, valid, f->groups});
 }
@@ -443,13 +476,277 @@ void cp_async_wait(int n) {
     Copy& c = f->copies[i];
     if (c.valid) memcpy(c.dst, c.src, 16);
     else memset(c.dst, 0, 16);
-#ifdef CUEMU_TSAN
-    if (c.valid) __tsan_read16(const_cast<void*>(c.src));
-    __tsan_write16(c.dst);
-#endif
+    if (c.valid) tsan_read(c.src, 16);
+    tsan_write(c.dst, 16);
   }
   f->copies.erase(f->copies.begin(), f->copies.begin() + i);
 }
+
+// ---- what capability 9.0 has over earlier ones ----
+// The window of shared memory begins at kWindow, as on the device; swizzling goes by these addresses.
+constexpr unsigned kWindow = 1024;
+
+unsigned shared_address(const void* p) {
+  Block* b = tblock;
+  size_t at = (const char*)p - (const char*)b->shared;
+  if (at > b->bytes) fault("an address outside of shared memory");
+  return kWindow + (unsigned)at;
+}
+
+static char* shared_at(unsigned address, size_t n, const char* what) {
+  Block* b = tblock;
+  if (address < kWindow || address - kWindow + n > b->bytes) fault(what);
+  return (char*)b->shared + (address - kWindow);
+}
+
+static unsigned swizzle(unsigned address) { return address ^ ((address >> 7 & 7) << 4); }
+
+static Barrier& barrier_at(mbarrier* p) {
+  auto it = tblock->barriers.find(p);
+  if (it == tblock->barriers.end()) fault("an mbarrier that was not initialised");
+  if (*p != it->second.token()) fault("an mbarrier was written over");
+  return it->second;
+}
+
+void mbarrier_init(mbarrier* p, int count) {
+  check_aligned(p, 8);
+  shared_at(shared_address(p), 8, "an mbarrier outside of shared memory");
+  if (count < 1 || count >= 1 << 20) fault("an mbarrier for no or too many arrivals");
+  auto made = tblock->barriers.emplace(p, Barrier());
+  if (!made.second) fault("an mbarrier is initialised twice");
+  Barrier& b = made.first->second;
+  b.count = b.pending = count;
+  b.maker = tblock->current;
+  b.loads.reserve(64);  // so that no thread moves what another one wrote, which the race detector would see
+  b.waiters.reserve(tblock->fibers.size());
+  *p = b.token();
+}
+void mbarrier_init_fence() {
+  for (auto& b : tblock->barriers)
+    if (b.second.maker == tblock->current) b.second.fenced = true;
+}
+
+// deliver does the copies that a barrier waits for.
+static void deliver(Barrier& b) {
+  tsan_acquire(&b.issued);
+  for (Load& l : b.loads) {
+    const TensorMap& m = l.map;
+    for (unsigned r = 0; r < m.box_rows; r++)
+      for (unsigned c = 0; c < m.box_columns; c += 8) {
+        unsigned address = l.to + (r * m.box_columns + c) * 2;
+        char* to = (char*)tblock->shared + ((m.swizzled ? swizzle(address) : address) - kWindow);
+        int64_t y = (int64_t)l.y + r, x = (int64_t)l.x + c;
+        for (int e = 0; e < 8; e++) {
+          bool inside = y >= 0 && y < (int64_t)m.rows && x + e >= 0 && x + e < (int64_t)m.columns;
+          if (inside) memcpy(to + 2 * e, (const char*)m.base + y * m.stride + (x + e) * 2, 2);
+          else memset(to + 2 * e, 0, 2);
+        }
+        tsan_write(to, 16);
+      }
+    b.tx -= (long)m.box_rows * m.box_columns * 2;
+  }
+  b.loads.clear();
+  tsan_release(&b.sync[b.phase & 1]);
+}
+
+// settle ends the phase of a barrier when everything has come.
+static void settle(Barrier& b, mbarrier* p) {
+  if (!b.waiters.empty()) deliver(b);
+  if (b.pending || b.tx) return;
+  b.phase++;
+  b.pending = b.count;
+  *p = b.token();
+  for (Fiber* f : b.waiters) tblock->warps[f->index >> 5].ready |= 1u << f->lane;
+  b.waiters.clear();
+}
+
+void mbarrier_arrive(mbarrier* p, int bytes) {
+  Barrier& b = barrier_at(p);
+  if (!tblock->current->stores.empty()) fault("an arrival with put_async stores that were not fenced");
+  tsan_release(&b.sync[b.phase & 1]);
+  b.tx += bytes;
+  b.pending--;
+  settle(b, p);
+}
+
+void mbarrier_wait(mbarrier* p, int parity) {
+  Barrier& b = barrier_at(p);
+  Fiber* f = tblock->current;
+  while ((b.phase & 1) == (unsigned)parity) {
+    b.waiters.push_back(f);
+    settle(b, p);
+    if (b.waiters.empty()) break;  // that was all that lacked
+    tblock->warps[f->index >> 5].ready &= ~(1u << f->lane);
+    yield(tblock);
+  }
+  tsan_acquire(&b.sync[parity]);
+}
+
+void tma_load(void* to, const void* map, int x, int y, mbarrier* p) {
+  Load l;
+  check_aligned(to, 128);
+  check_aligned(map, 64);
+  memcpy(&l.map, map, sizeof l.map);
+  if (l.map.magic != kTensorMap) fault("a copy by something that is no tensor map");
+  Barrier& b = barrier_at(p);
+  if (!b.fenced) fault("a copy to an mbarrier without mbarrier_init_fence");
+  size_t bytes = (size_t)l.map.box_rows * l.map.box_columns * 2;
+  l.to = shared_address(to);
+  l.x = x;
+  l.y = y;
+  char* at = shared_at(l.to, bytes, "a copy to outside of shared memory");
+  memset(at, 0xff, bytes);
+  tsan_write(at, bytes);
+  b.loads.push_back(l);
+  tsan_release(&b.issued);
+  settle(b, p);
+}
+
+// A store that tensor cores will read is there after the fence.
+void put_async(void* to, uint4 v) {
+  check_aligned(to, 16);
+  shared_at(shared_address(to), 16, "a store outside of shared memory");
+  memset(to, 0xff, 16);
+  tsan_write(to, 16);
+  tblock->current->stores.push_back({to, v});
+}
+void fence_async() {
+  for (Store& s : tblock->current->stores) {
+    memcpy(s.to, &s.v, 16);
+    tsan_write(s.to, 16);
+  }
+  tblock->current->stores.clear();
+}
+
+void barrier_sync(int id, int threads) {
+  Block* b = tblock;
+  Fiber* f = b->current;
+  if (id < 1 || id > 15 || threads % 32) fault("a named barrier is number 1 to 15, for whole warps");
+  Named& n = b->named[id];
+  if (!n.waiters.empty() && n.threads != threads) fault("a named barrier for different numbers of threads");
+  n.threads = threads;
+  n.waiters.reserve(b->fibers.size());
+  char* sync = &n.sync.at[n.sync.gen & 1];
+  tsan_release(sync);
+  n.waiters.push_back(f);
+  if ((int)n.waiters.size() == threads) {
+    for (Fiber* w : n.waiters) b->warps[w->index >> 5].ready |= 1u << w->lane;
+    n.waiters.clear();
+    n.sync.gen++;
+  } else {
+    b->warps[f->index >> 5].ready &= ~(1u << f->lane);
+    yield(b);
+  }
+  tsan_acquire(sync);
+}
+
+// Products of a warp, a quarter of what its four warps compute together, wait with their sums until wgmma_wait.
+static Warp& my_warp() { return tblock->warps[tblock->current->index >> 5]; }
+
+// operand reads eight halves of row r of an operand, the first or the second eight along k.
+static void operand(uint64_t matrix, int r, int eight, float* out) {
+  unsigned start = (matrix & 0x3fff) << 4, leading = (matrix >> 16 & 0x3fff) << 4, stride = (matrix >> 32 & 0x3fff) << 4, layout = matrix >> 62;
+  if (matrix >> 49 & 7) fault("a matrix with a base offset, which is not emulated");
+  unsigned address = start + r / 8 * stride;
+  if (layout == 0) address += r % 8 * 16 + eight * leading;
+  else if (layout == 1) address = swizzle(address + r % 8 * 128 + eight * 16);
+  else fault("a matrix in a layout that is not emulated");
+  char* at = shared_at(address, 16, "a matrix outside of shared memory");
+  tsan_read(at, 16);
+  half h[8];
+  memcpy(h, at, 16);
+  for (int e = 0; e < 8; e++) out[e] = to_float(h[e]);
+}
+
+static void multiply(Sums& s, const Product& p, int rows_from) {
+  alignas(64) float a[16][16], b[16][256];
+  for (int r = 0; r < 16; r++)
+    for (int e = 0; e < 2; e++) operand(p.a, rows_from + r, e, &a[r][8 * e]);
+  for (int c = 0; c < s.columns; c++) {
+    float row[16];
+    for (int e = 0; e < 2; e++) operand(p.b, c, e, row + 8 * e);
+    for (int k = 0; k < 16; k++) b[k][c] = row[k];
+  }
+  for (int r = 0; r < 16; r++)
+    for (int k = 0; k < 16; k++) {
+      float x = a[r][k];
+      float* to = &s.c[r * s.columns];
+      for (int c = 0; c < s.columns; c++) to[c] += x * b[k][c];
+    }
+}
+
+struct WgmmaCall { float* d; int columns; uint64_t a, b; };
+// place calls f with each number of d that a lane holds and its place among the 16 rows of the warp.
+template <class F> static void place(int lane, int columns, F f) {
+  for (int i = 0; i < columns / 2; i++) f(i, (lane / 4 + i / 2 % 2 * 8) * columns + i / 4 * 8 + lane % 4 * 2 + i % 2);
+}
+
+void wgmma(float* d, int columns, uint64_t a, uint64_t b) {
+  WgmmaCall call{d, columns, a, b};
+  collective([](void** args, unsigned mask) {
+    if (mask != 0xffffffffu) fault("wgmma with part of the warp");
+    Warp& w = my_warp();
+    if (!w.fenced) fault("wgmma without wgmma_fence");
+    auto lane = [&](int l) -> WgmmaCall& { return *static_cast<WgmmaCall*>(args[l]); };
+    WgmmaCall& first = lane(0);
+    for (int l = 1; l < 32; l++)
+      if (lane(l).a != first.a || lane(l).b != first.b) fault("lanes of a warp name different matrices");
+    size_t s = 0;
+    while (s < w.sums.size() && w.sums[s].d[0] != first.d) s++;
+    if (s == w.sums.size()) {
+      w.sums.emplace_back();
+      Sums& sums = w.sums[s];
+      sums.columns = first.columns;
+      sums.c.resize(16 * first.columns);
+      for (int l = 0; l < 32; l++) {
+        float* d = sums.d[l] = lane(l).d;
+        place(l, first.columns, [&](int i, int at) { sums.c[at] = d[i]; });
+        memset(d, 0xff, first.columns / 2 * sizeof(float));
+      }
+    }
+    w.products.push_back({first.a, first.b, (int)s, w.groups});
+    w.told = (w.told * 1099511628211u ^ first.a) * 1099511628211u ^ first.b;
+  }, &call, 0xffffffffu);
+}
+
+void wgmma_fence() {
+  collective([](void**, unsigned) { my_warp().fenced = true; }, nullptr, 0xffffffffu);
+}
+void wgmma_commit() {
+  collective([](void**, unsigned) {
+    my_warp().groups++;
+    my_warp().fenced = false;
+  }, nullptr, 0xffffffffu);
+}
+void wgmma_wait(int groups) {
+  collective([](void** args, unsigned) {
+    Warp& w = my_warp();
+    int left = *static_cast<int*>(args[0]), rows_from = (tblock->current->index >> 5) % 4 * 16;
+    size_t done = 0;
+    for (; done < w.products.size() && w.products[done].group < w.groups - left; done++) {
+      const Product& p = w.products[done];
+      multiply(w.sums[p.sums], p, rows_from);
+    }
+    w.products.erase(w.products.begin(), w.products.begin() + done);
+    if (!w.products.empty()) return;
+    for (Sums& s : w.sums)
+      for (int l = 0; l < 32; l++) place(l, s.columns, [&](int i, int at) { s.d[l][i] = s.c[at]; });
+    w.sums.clear();
+  }, &groups, 0xffffffffu);
+}
+
+// unfinished says what a block that has ended left behind.
+namespace {
+const char* unfinished(Block& b) {
+  for (auto& m : b.barriers)
+    if (!m.second.loads.empty()) return "a block ended with a copy to shared memory on its way";
+  for (size_t i = 0; i < b.warps.size(); i++) {
+    if (!b.warps[i].products.empty()) return "a warp ended with products not waited for";
+    if (b.warps[i].told != b.warps[i / 4 * 4].told) return "four warps that multiply together call different wgmma";
+  }
+  return nullptr;
+}
+}  // namespace
 
 void add_kernel(Kernel k) { kernels()[k.name] = std::move(k); }
 const Kernel* find_kernel(const char* name) {

@@ -90,7 +90,12 @@ const Kernel* find_kernel(const char* name);
 std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params);
 
 template <class... A> struct Caller {
-  template <size_t... I> static void run(void (*f)(A...), void** p, std::index_sequence<I...>) { f(*static_cast<A*>(p[I])...); }
+  template <class T> static T value(const void* p) {  // which may lie anywhere
+    T v;
+    memcpy(&v, p, sizeof v);
+    return v;
+  }
+  template <size_t... I> static void run(void (*f)(A...), void** p, std::index_sequence<I...>) { f(value<A>(p[I])...); }
   static void call(void (*f)(), void** p) { run(reinterpret_cast<void (*)(A...)>(f), p, std::index_sequence_for<A...>{}); }
 };
 struct Registrar {

@@ -25,6 +25,7 @@
 #include <vector>
 #include "cuemu.h"
 #include "launches.h"
+#include "tensormap.h"
 
 #define API extern "C" __attribute__((visibility("default"))) CUresult
 
@@ -411,8 +412,14 @@ static size_t image_size(const void* p, std::string* why) {
   }
   if (!memcmp(b, "\x7f" "ELF", 4)) {
     uint64_t shoff;
+    uint32_t flags;
     uint16_t es, n;
     memcpy(&shoff, b + 40, 8);
+    memcpy(&flags, b + 48, 4);
+    int arch = flags & 0xff;
+    bool alone = flags & 0x800;  // sm_90a and the like, which run on devices of this very capability
+    if (alone ? arch != cc() : arch / 10 != cc() / 10 || arch % 10 > cc() % 10)
+      *why = "no code for sm_" + std::to_string(cc()) + " in a cubin of sm_" + std::to_string(arch) + (alone ? "a" : "");
     memcpy(&es, b + 58, 2);
     memcpy(&n, b + 60, 2);
     return shoff + (size_t)es * n;
@@ -509,6 +516,40 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
   Op op;
   if (CUresult r = check(f, gx, gy, gz, bx, by, bz, smem, params, extra, &op)) return r;
   return push(s, op);
+}
+
+// ---- tensor maps ----
+// The checks are those that the driver documents; what passes them and is no matrix of halves is not emulated.
+API cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* dims, const cuuint64_t* strides,
+                           const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                           CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+  LOCK;
+  if (asked_to("CUEMU_ABSENT", __func__)) return CUDA_ERROR_NOT_SUPPORTED;  // what package lazycuda answers for a function that is not there
+  if (cc() < 90) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s on sm_%d", __func__, cc());
+  const char* bad = nullptr;
+  if (rank < 1 || rank > 5) bad = "the rank";
+  else if ((uintptr_t)map % 64) bad = "the alignment of the map, expected 64";
+  else if ((uintptr_t)base % 16) bad = "the alignment of the tensor, expected 16";
+  for (unsigned i = 0; !bad && i < rank; i++) {
+    if (dims[i] < 1 || dims[i] > 1ull << 32) bad = "a dimension";
+    else if (box[i] < 1 || box[i] > 256) bad = "an edge of the box, expected 1 to 256";
+    else if (steps[i] < 1 || steps[i] > 8) bad = "a step, expected 1 to 8";
+    else if (i + 1 < rank && (strides[i] % 16 || strides[i] >= 1ull << 40)) bad = "a stride, expected a multiple of 16";
+  }
+  if (!bad && type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) {
+    if (box[0] * 2 % 16) bad = "the bytes of a row of the box, expected a multiple of 16";
+    else if (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * 2 > 128) bad = "the bytes of a row of a swizzled box, expected at most 128";
+  }
+  if (bad) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %s", __func__, bad);
+  bool swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
+  if (type != CU_TENSOR_MAP_DATA_TYPE_FLOAT16 || rank != 2 || steps[0] != 1 || steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+      (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && !(swizzled && box[0] == 64)) || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+    return fail(CUDA_ERROR_NOT_SUPPORTED, "%s of this kind is not emulated", __func__);
+  if (CUresult r = device_range(__func__, (CUdeviceptr)base, strides[0] * (dims[1] - 1) + 2 * dims[0])) return r;
+  memset(map, 0, sizeof *map);
+  cuemu::TensorMap m = {(uint64_t)base, dims[0], dims[1], strides[0], box[0], box[1], swizzled, cuemu::kTensorMap};
+  memcpy(map, &m, sizeof m);
+  return CUDA_SUCCESS;
 }
 
 // ---- graphs (linear: the capture of one stream, or kernels one after the other) ----

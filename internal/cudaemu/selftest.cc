@@ -1,5 +1,6 @@
 // Tests of the emulation itself: what it computes, and that it finds what it is there to find.
-#include "cuemu.h"
+#include "../../kernels/cuda/wgmma.cuh"
+#include "tensormap.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 struct out_args {
   float* out;
   const half *a, *b;
+  tensor_map map;
 };
 
 // A 16x16 tile of A times the transpose of a 16x16 tile of B, or times B itself, by asynchronous copies, ldmatrix and mma.
@@ -57,6 +59,51 @@ __global__ void order(const out_args a) {
 }
 KERNEL_EXPORT(order)
 
+// 64x16 halves of A, in planes of eight columns with 16 bytes between them, times the transpose of a 128x64 matrix, of which
+// columns 16 and following are multiplied, of a box that begins at row -1: four warps, and a fifth that asks for the box.
+// mistake is what is left out, or wrong.
+enum { NONE, FENCE_ASYNC, EXPECT, BYTES, WAIT_BOX, WGMMA_FENCE, WGMMA_WAIT, WAIT_TOO_FEW, INIT_FENCE, SWIZZLE, OTHER_MATRIX, OVERRUN };
+template <int mistake>
+__global__ void box_product(const out_args a) {
+  DYNAMIC_SHARED_1024(shared);
+  unsigned char* sa = shared + 128 * 128;
+  constexpr int PLANE = 64 * 16 + 16;
+  mbarrier* there = reinterpret_cast<mbarrier*>(sa + 2 * PLANE);
+  int tid = threadIdx.x;
+  if (tid == 0) {
+    mbarrier_init(there, 129);
+    if (mistake != INIT_FENCE) mbarrier_init_fence();
+  }
+  __syncthreads();
+  if (tid >= 128) {
+    if (tid > 128) return;
+    if (mistake == EXPECT) mbarrier_arrive(there);
+    else mbarrier_arrive_expect(there, mistake == BYTES ? 128 * 64 : 128 * 128);
+    tma_load(shared, &a.map, 0, -1, there);
+    return;
+  }
+  put_async(sa + tid / 64 * PLANE + tid % 64 * 16, *reinterpret_cast<const uint4*>(a.a + tid % 64 * 16 + tid / 64 * 8));
+  if (mistake == OVERRUN) put_async(sa + 2 * PLANE + 16 * tid, make_uint4(0, 0, 0, 0));
+  if (mistake != FENCE_ASYNC) fence_async();
+  mbarrier_arrive(there);
+  if (mistake != WAIT_BOX) mbarrier_wait(there, 0);
+  float d[16][4] = {};
+  if (mistake != WGMMA_FENCE) wgmma_fence();
+  unsigned long long left = matrix(sa, PLANE, 128, MATRIX_PLAIN);
+  if (mistake == OTHER_MATRIX && tid < 32) left += 1;
+  wgmma(d, left, matrix(shared + 32, 16, 1024, mistake == SWIZZLE ? MATRIX_PLAIN : MATRIX_SWIZZLED));
+  wgmma_commit();
+  if (mistake == WAIT_TOO_FEW) wgmma_wait<1>();
+  else if (mistake != WGMMA_WAIT) wgmma_wait<0>();
+  for (int j = 0; j < 16; j++)
+    for (int e = 0; e < 4; e++) a.out[(tid / 32 * 16 + tid % 32 / 4 + e / 2 * 8) * 128 + j * 8 + tid % 4 * 2 + e % 2] = d[j][e];
+  if (mistake == WGMMA_WAIT || mistake == WAIT_TOO_FEW) wgmma_wait<0>();
+  barrier_sync(1, 128);
+}
+#define BOX(name) static cuemu::Registrar box_##name("box " #name, box_product<name>);
+BOX(NONE) BOX(FENCE_ASYNC) BOX(EXPECT) BOX(BYTES) BOX(WAIT_BOX) BOX(WGMMA_FENCE) BOX(WGMMA_WAIT) BOX(WAIT_TOO_FEW) BOX(INIT_FENCE) BOX(SWIZZLE)
+BOX(OTHER_MATRIX) BOX(OVERRUN)
+
 // Mistakes.
 __global__ void not_waited(const out_args a) {
   DYNAMIC_SHARED(shared);
@@ -88,9 +135,42 @@ static void expect(bool ok, const char* what) {
   if (!ok) printf("FAIL %s\n", what);
   failures += !ok;
 }
-static std::string run(const char* name, int threads, out_args a) {
+static std::string run(const char* name, int threads, out_args a, size_t shared = 1024) {
   void* params[] = {&a};
-  return cuemu::launch(cuemu::find_kernel(name), {1, 1, 1}, {(unsigned)threads, 1, 1}, 1024, params);
+  return cuemu::launch(cuemu::find_kernel(name), {1, 1, 1}, {(unsigned)threads, 1, 1}, shared, params);
+}
+
+// boxes runs box_product as it should be and with mistakes.
+static void boxes() {
+  static half x[64 * 16], y[127 * 64];  // a row less than the box has below its first one, which is outside
+  static float out[64 * 128];
+  for (int i = 0; i < 64 * 16; i++) x[i] = to_half((float)(i * 37 % 23 - 11));
+  for (int i = 0; i < 127 * 64; i++) y[i] = to_half((float)(i * 53 % 19 - 9));
+  out_args a = {out, x, y, {}};
+  cuemu::TensorMap m = {(uint64_t)y, 64, 126, 128, 64, 128, 1, cuemu::kTensorMap};
+  memcpy(&a.map, &m, sizeof m);
+  constexpr size_t shared = 128 * 128 + 2 * (64 * 16 + 16) + 8;
+  auto right = [&] {
+    for (int r = 0; r < 64; r++)
+      for (int c = 0; c < 128; c++) {
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += c < 1 || c > 126 ? 0 : to_float(x[r * 16 + k]) * to_float(y[(c - 1) * 64 + 16 + k]);
+        if (sum != out[r * 128 + c]) return false;
+      }
+    return true;
+  };
+  std::string e = run("box NONE", 160, a, shared);
+  expect(e.empty(), e.c_str());
+  expect(right(), "a product of a box is right");
+  struct { const char *kernel, *error; } mistakes[] = {{"box FENCE_ASYNC", "not fenced"}, {"box EXPECT", ""}, {"box BYTES", "deadlock"}, {"box WAIT_BOX", "on its way"},
+    {"box WGMMA_FENCE", "without wgmma_fence"}, {"box WGMMA_WAIT", ""}, {"box WAIT_TOO_FEW", ""}, {"box INIT_FENCE", "without mbarrier_init_fence"}, {"box SWIZZLE", ""},
+    {"box OTHER_MATRIX", "different wgmma"}, {"box OVERRUN", "outside of shared memory"}};
+  for (auto& k : mistakes) {
+    e = run(k.kernel, 160, a, shared);
+    bool found = *k.error ? e.find(k.error) != e.npos : !e.empty() || !right();
+    if (!found) printf("%s: \"%s\"\n", k.kernel, e.c_str());
+    expect(found, k.kernel);
+  }
 }
 
 int main() {
@@ -100,7 +180,7 @@ int main() {
     x[i] = to_half((float)(i * 37 % 23 - 11));
     y[i] = to_half((float)(i * 53 % 19 - 9));
   }
-  out_args a = {out, x, y};
+  out_args a = {out, x, y, {}};
 
   for (bool transpose : {true, false}) {
     expect(run(transpose ? "multiply" : "multiply_plain", 32, a).empty(), "multiply runs");
@@ -134,6 +214,7 @@ int main() {
     if (e.find(m.error) == e.npos) printf("%s: \"%s\"\n", m.kernel, e.c_str());
     expect(e.find(m.error) != e.npos, m.kernel);
   }
+  boxes();
   puts(failures ? "FAIL" : "the emulation passes");
   return failures != 0;
 }

@@ -179,6 +179,7 @@ static const char *const names[] = {
 	"cuTexRefSetMipmapFilterMode",
 	"cuTexRefSetMipmapLevelBias",
 	"cuTexRefSetMipmapLevelClamp",
+	"cuTensorMapEncodeTiled",
 };
 enum { N = sizeof names / sizeof *names };
 
@@ -379,4 +380,5 @@ __asm__(".text\n"
 	".globl cuTexRefSetMipmapFilterMode\n.type cuTexRefSetMipmapFilterMode,@function\ncuTexRefSetMipmapFilterMode: jmp *lazycuda_table+1344(%rip)\n"
 	".globl cuTexRefSetMipmapLevelBias\n.type cuTexRefSetMipmapLevelBias,@function\ncuTexRefSetMipmapLevelBias: jmp *lazycuda_table+1352(%rip)\n"
 	".globl cuTexRefSetMipmapLevelClamp\n.type cuTexRefSetMipmapLevelClamp,@function\ncuTexRefSetMipmapLevelClamp: jmp *lazycuda_table+1360(%rip)\n"
+	".globl cuTensorMapEncodeTiled\n.type cuTensorMapEncodeTiled,@function\ncuTensorMapEncodeTiled: jmp *lazycuda_table+1368(%rip)\n"
 );

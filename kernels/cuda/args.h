@@ -44,6 +44,16 @@ typedef struct {
 	int splits;
 } conv_half_args;
 
+// A matrix as the copying unit of a device of capability 9.0 sees it, made by the driver (cuTensorMapEncodeTiled).
+typedef struct {
+	unsigned long long opaque[16];
+} __attribute__((aligned(64))) tensor_map;
+
+typedef struct {
+	tensor_map weight, skip_weight; // [cout][tap and channel]; the second one is read where there is a shortcut
+	conv_half_args conv;
+} conv_wgmma_args;
+
 // What a convolution of halves reads where it cannot read the sources themselves.
 typedef struct {
 	device_any src[2];

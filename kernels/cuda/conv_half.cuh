@@ -40,7 +40,7 @@ __device__ __forceinline__ float channel_bias(const conv_half_args& a, int n, in
 }
 
 // Writes two channels of a result and returns them as they are stored.
-__device__ __forceinline__ float2 store_pair(const conv_half_args& a, long long at, float2 v, bool both) {
+__device__ __forceinline__ float2 store_pair(const conv_half_args& a, long long at, float2 v, bool both, bool pairs) {
   if (!a.dst_half) {
     float* d = static_cast<float*>(a.dst) + at;
     d[0] = v.x;
@@ -49,7 +49,7 @@ __device__ __forceinline__ float2 store_pair(const conv_half_args& a, long long 
   }
   half* d = static_cast<half*>(a.dst) + at;
   unsigned u = pack(v.x, v.y);
-  if (a.pairs) {
+  if (pairs) {
     *reinterpret_cast<unsigned*>(d) = u;
   } else {
     d[0].bits = (unsigned short)u;
@@ -66,20 +66,30 @@ struct part_of {
 // The end of a tile of BM pixels x BN channels, whose warp has rows wm and columns wn and following in acc: what the
 // epilogue adds, the result, and its moments. place(row, y, x) says where a row of the tile lies and whether it is inside of
 // the image; count rows are. barrier is for all threads that have a part of acc, which are the block's first ones.
-// Shared memory: [BM/WM][BN] floats.
-template <int BM, int BN, int WM, int WN, class Place, class Barrier>
+// WHOLE says that all channels of the tile are there and lie as a.pairs says. Shared memory: [BM/WM][BN] floats.
+template <int BM, int BN, int WM, int WN, bool WHOLE = false, class Place, class Barrier>
 __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[WM / 16][WN / 8][4], unsigned char* shared, const part_of& at,
                                          int wm, int wn, int count, Place place, Barrier barrier) {
   int n = at.n, o0 = at.o0;
   constexpr int MI = WM / 16, NI = WN / 8;
   int lane = threadIdx.x & 31, row0 = wm + (lane >> 2), col0 = wn + (lane & 3) * 2;
   long long image = (long long)a.oh * a.ow;
-  float2 add[NI];
+  if (a.splits == 1) {
 #pragma unroll
-  for (int j = 0; j < NI; j++) {
-    int o = o0 + col0 + j * 8;
-    add[j] = a.splits > 1 ? make_float2(0.f, 0.f) : make_float2(channel_bias(a, n, o), channel_bias(a, n, o + 1));
+    for (int j = 0; j < NI; j++) {
+      int o = o0 + col0 + j * 8;
+      float add = channel_bias(a, n, o), next = channel_bias(a, n, o + 1);
+#pragma unroll
+      for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          acc[i][j][2 * e] += add;
+          acc[i][j][2 * e + 1] += next;
+        }
+    }
   }
+  // The usual kind: halves of the same size. Its reads go before its writes, which the compiler cannot know to be elsewhere.
+  bool usual = WHOLE && a.splits == 1 && a.dst_half && !a.relu && (!a.residual || (a.residual_half && a.rsampling == SAMPLE_SAME));
   unsigned inside = 0;  // a bit for each of this thread's rows
 #pragma unroll
   for (int i = 0; i < MI; i++)
@@ -89,12 +99,29 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
       bool ok = place(row0 + i * 16 + e * 8, y, x);
       if (ok) inside |= 1u << (2 * i + e);
       long long p = (long long)y * a.ow + x;
+      if (usual && ok) {
+        long long first = (n * image + p) * a.cout + o0 + col0;
+        const unsigned* residual = reinterpret_cast<const unsigned*>(static_cast<const half*>(a.residual) + first);
+        unsigned r[NI];
+#pragma unroll
+        for (int j = 0; j < NI; j++) r[j] = a.residual ? residual[4 * j] : 0;
+#pragma unroll
+        for (int j = 0; j < NI; j++) {
+          float2 v = unpack(r[j]);
+          unsigned u = pack(acc[i][j][2 * e] + v.x, acc[i][j][2 * e + 1] + v.y);
+          reinterpret_cast<unsigned*>(static_cast<half*>(a.dst) + first)[4 * j] = u;
+          v = unpack(u);
+          acc[i][j][2 * e] = v.x;
+          acc[i][j][2 * e + 1] = v.y;
+        }
+        continue;
+      }
 #pragma unroll
       for (int j = 0; j < NI; j++) {
         int o = o0 + col0 + j * 8;
-        float2 v = make_float2(acc[i][j][2 * e] + add[j].x, acc[i][j][2 * e + 1] + add[j].y);
-        bool both = o + 1 < a.cout;
-        if (!ok || o >= a.cout) {
+        float2 v = make_float2(acc[i][j][2 * e], acc[i][j][2 * e + 1]);
+        bool both = WHOLE || o + 1 < a.cout;
+        if (!ok || (!WHOLE && o >= a.cout)) {
           v = make_float2(0.f, 0.f);
         } else if (a.splits > 1) {
           float* part = a.part + (((long long)at.split * a.n + n) * image + p) * a.cout + o;
@@ -102,7 +129,7 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
           if (both) part[1] = v.y;
         } else {
           if (a.residual) {
-            float2 r = residual_pair(a, n, y, x, o, both, a.pairs);
+            float2 r = residual_pair(a, n, y, x, o, both, WHOLE || a.pairs);
             v.x += r.x;
             v.y += r.y;
           }
@@ -110,7 +137,7 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
             if (v.x < 0.f) v.x = 0.f;
             if (v.y < 0.f) v.y = 0.f;
           }
-          v = store_pair(a, (n * image + p) * a.cout + o, v, both);
+          v = store_pair(a, (n * image + p) * a.cout + o, v, both, WHOLE || a.pairs);
         }
         acc[i][j][2 * e] = v.x;
         acc[i][j][2 * e + 1] = v.y;

@@ -162,12 +162,15 @@ func Free(number int) (free int64, err error) {
 
 // start makes the context, the stream and the kernels.
 func (b *Backend) start(number int) error {
-	if b.planning {
-		return nil
-	}
 	info, d, err := describe(number)
 	if err != nil {
 		return err
+	}
+	if b.planning {
+		if multiplies(info) {
+			b.multiprocessors = 1 // whatever the number, its convolutions run on these kernels
+		}
+		return nil
 	}
 	image, err := imageFor(info.Major, info.Minor)
 	if err != nil {
@@ -177,32 +180,49 @@ func (b *Backend) start(number int) error {
 	if b.ctx, err = d.RetainPrimaryCtx(); err != nil {
 		return err
 	}
-	if err := b.load(image); err != nil {
-		return errors.Join(err, d.ReleasePrimaryCtx())
+	if err := b.loadAll(image, info); err != nil {
+		return errors.Join(err, b.unload(), d.ReleasePrimaryCtx())
 	}
 	return nil
 }
 
-func (b *Backend) load(image string) error {
+func (b *Backend) loadAll(image string, info Info) error {
 	if err := cu.SetCurrentContext(b.ctx); err != nil {
 		return err
 	}
+	if err := b.load(image, kernelNames); err != nil {
+		return err
+	}
+	if multiplies(info) {
+		if err := b.loadWGMMA(); err != nil {
+			return err
+		}
+	}
+	return b.enter()
+}
+
+// load adds the kernels of an image.
+func (b *Backend) load(image string, names []string) error {
 	module, err := cu.LoadData(image)
 	if err != nil {
 		return fmt.Errorf("the kernels do not load: %w", err)
 	}
-	for _, name := range kernelNames {
+	b.modules = append(b.modules, module)
+	for _, name := range names {
 		f, err := module.Function(name)
 		if err != nil {
-			return errors.Join(fmt.Errorf("kernel %s: %w", name, err), module.Unload())
+			return fmt.Errorf("kernel %s: %w", name, err)
 		}
 		b.kernels[name] = &f
 	}
-	b.module = module
-	if err := b.enter(); err != nil {
-		return errors.Join(err, module.Unload())
-	}
 	return nil
+}
+
+func (p *program) unload() (err error) {
+	for _, m := range p.modules {
+		err = errors.Join(err, m.Unload())
+	}
+	return err
 }
 
 func (b *Backend) Name() string { return b.name }

@@ -11,7 +11,8 @@
 // There is one algorithm for convolutions of F32, an implicit GEMM: the forms that a caller may force, bfloat16 too, all run it.
 //
 // Networks may store F16 (kernels.Storer). Their convolutions and attention run on tensor cores: conv_half.cu and
-// attention_half.cu, whose tiles half.go chooses.
+// attention_half.cu, whose tiles half.go chooses. On devices of capability 9.0 conv_wgmma.cu has the large convolutions, with
+// instructions that no other device has (wgmma.go).
 //
 // # Order of things
 //

@@ -18,10 +18,11 @@ type program struct {
 	name    string
 	dev     cu.Device
 	ctx     cu.CUContext
-	module  cu.Module
+	modules []cu.Module
 	kernels map[string]*cu.Function
 
-	planning bool // no function of the driver is called
+	planning        bool // no function of the driver is called
+	multiprocessors int  // where there are the kernels of wgmma.go, otherwise 0
 }
 
 // claim counts who needs the memory of a backend: itself, until it is closed, and its forks.
@@ -125,7 +126,7 @@ func (b *Backend) leave() error {
 			err = errors.Join(err, cu.MemFree(p))
 		}
 		if b.parent == nil {
-			return errors.Join(err, b.module.Unload(), b.dev.ReleasePrimaryCtx())
+			return errors.Join(err, b.unload(), b.dev.ReleasePrimaryCtx())
 		}
 		b = b.parent
 	}

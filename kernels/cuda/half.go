@@ -155,6 +155,46 @@ func (b *Backend) input(dst C.device_halves, src [2]kernels.View, affine kernels
 	})
 }
 
+// around reports whether a convolution is 3x3 and keeps the size.
+func around(w kernels.ConvWeights) bool {
+	return w.Size == 3 && w.Stride == 1 && w.Pad == 1 && w.PadEnd == 0
+}
+
+// prologue reports whether there is something to be done to the sources first.
+func prologue(k *kernels.Conv2D) bool { return k.Affine.Present() || k.Act != kernels.Identity }
+
+// chosenFor is the kernel for a convolution, whose input is made beforehand or not.
+func (b *Backend) chosenFor(k *kernels.Conv2D, c *conv, made bool) chosen {
+	h, w, out := k.Dst.H, k.Dst.W, c.w.Out
+	halo := around(c.w)
+	norm := prologue(k) && !made // which the kernel applies as it reads
+	fits := halo && wgmmaFits(k, c)
+	if do := b.force; do.splits > 0 {
+		if do.tile == wgmmaTile && !fits {
+			do.tile = haloTiles[2]
+		}
+		if do.tile.rows > 0 && !halo {
+			do.tile = gemmTiles[3]
+		}
+		if do.tile.rows == 0 && norm {
+			do.tile = haloTiles[2]
+		}
+		return do
+	}
+	if p, o := wgmmaTile.grid(h, w, out); fits && p*o >= busy {
+		return chosen{wgmmaTile, 1}
+	}
+	in := wide(c.w.In)
+	if halo && (norm || h*w >= 64*64) {
+		return choose(haloTiles, h, w, out, 9*blocks(in, 32))
+	}
+	deep := c.w.Size * c.w.Size * in
+	if k.Shortcut != nil {
+		deep += wide(k.Shortcut.(*conv).w.In)
+	}
+	return choose(gemmTiles, h, w, out, blocks(deep, 32))
+}
+
 // convHalf is Conv2D for weights of F16.
 func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 	if k.Dst.Pixels() > math.MaxInt32 {
@@ -163,11 +203,9 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 	}
 	n, h, w := k.Dst.N, k.Dst.H, k.Dst.W
 	uh, uw, cin := k.Sampling.Size(k.Src[0].H), k.Sampling.Size(k.Src[0].W), wide(c.w.In)
-	around := c.w.Size == 3 && c.w.Stride == 1 && c.w.Pad == 1 && c.w.PadEnd == 0
-	prologue := k.Affine.Present() || k.Act != kernels.Identity
 
 	var room parts
-	made := !readable(k.Src) || k.Sampling == kernels.Down2 || prologue && !around
+	made := !readable(k.Src) || k.Sampling == kernels.Down2 || prologue(k) && !around(c.w)
 	source := 0
 	if made {
 		source = room.take(2 * n * uh * uw * cin)
@@ -179,19 +217,7 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 			skipAt = room.take(2 * k.Dst.N * h * w * skip)
 		}
 	}
-	do := b.force
-	if do.splits == 0 {
-		if around && (prologue && !made || h*w >= 64*64) {
-			do = choose(haloTiles, h, w, c.w.Out, blocks(cin, 32)*9)
-		} else {
-			do = choose(gemmTiles, h, w, c.w.Out, blocks(c.w.Size*c.w.Size*cin+skip, 32))
-		}
-	} else if do.tile.rows > 0 && !around || do.tile.rows == 0 && prologue && !made {
-		do.tile = gemmTiles[3]
-		if prologue && !made {
-			do.tile = haloTiles[2]
-		}
-	}
+	do := b.chosenFor(k, c, made)
 	tiles, across := do.tile.grid(h, w, c.w.Out)
 	sums, moments, bands := 0, 0, tiles
 	if do.splits > 1 {
@@ -232,7 +258,11 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 	if k.Moments.Present() {
 		a.tiles = scratch + C.ulonglong(moments)
 	}
-	launch(b, do.tile.name, tiles, across, n*do.splits, do.tile.threads, do.tile.shared, a)
+	if do.tile == wgmmaTile {
+		b.convWGMMA(k, c, a, tiles*across*n)
+	} else {
+		launch(b, do.tile.name, tiles, across, n*do.splits, do.tile.threads, do.tile.shared, a)
+	}
 	if do.splits > 1 {
 		launch(b, "conv_join_f16", bands, blocks(c.w.Out, 32), n, 256, 4*256, a)
 	}

@@ -26,6 +26,7 @@ const sharedLimit = 48 << 10
 type conv struct {
 	w            kernels.ConvWeights // without Weight and Bias
 	weight, bias device              // weights are [tap][in][out], and for F16 as packHalf has them
+	tensor       *C.tensor_map       // of weights that conv_wgmma may multiply by, otherwise nil
 }
 
 func (c *conv) Weights() kernels.ConvWeights { return c.w }
@@ -41,7 +42,9 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	c.w.Weight, c.w.Bias = nil, nil
 	var err error
 	if w.Type == kernels.F16 {
-		c.weight, err = keep(b, packHalf(w, b.planning))
+		if c.weight, err = keep(b, packHalf(w, b.planning)); err == nil {
+			c.tensor, err = b.tensorMap(c)
+		}
 	} else {
 		c.weight, err = keep(b, pack(w, b.planning))
 	}

@@ -105,6 +105,29 @@ func (c *convCase) eights(r *rand.Rand) {
 	}
 }
 
+// wide makes a case one that keeps the size, three by three taps from multiples of 64 channels to multiples of 128, and of one
+// image: such channels are much to compute for the reference.
+func (c *convCase) wide(r *rand.Rand) {
+	c.n, c.h, c.w = 1, min(c.h, 18), min(c.w, 34)
+	c.size, c.stride, c.rightBottom = 3, 1, false
+	c.cin, c.cout = 64*(1+r.IntN(2)), 128+128*(r.IntN(4)/3)
+	if c.skip > 0 {
+		c.skip = 8 * (1 + r.IntN(c.cin/8-1))
+	}
+	if c.shortcut > 0 {
+		c.shortcut = 64 * (1 + 2*r.IntN(2)) // the second source has 21 or 64
+	}
+	if r.IntN(2) == 0 { // small enough for -short
+		c.h, c.w, c.cin, c.cout, c.skip = 1+r.IntN(3), 1+r.IntN(21), 64, 128, min(c.skip, 56)
+		if r.IntN(2) == 0 {
+			c.h, c.w = c.w, c.h
+		}
+	}
+	if c.sampling == kernels.Down2 {
+		c.sampling = kernels.Up2
+	}
+}
+
 // Net checks every operation of the network side of b against the reference. With -short it leaves out large shapes.
 func Net(t *testing.T, b kernels.Backend) { net(t, b, kernels.F32) }
 
@@ -117,11 +140,16 @@ func HalfNet(t *testing.T, b kernels.Backend) { net(t, b, kernels.F16) }
 // them. All but every fourth are three by three or one by one with channels in eights, as those of networks are, and small
 // enough for -short.
 func HalfConv(t *testing.T, b kernels.Backend, random uint64) {
-	convolutions(t, b, kernels.F16, uint64(len(convCases)), random, true)
+	convolutions(t, b, kernels.F16, uint64(len(convCases)), random, (*convCase).eights)
+}
+
+// HalfConvWide is HalfConv with multiples of 64 channels in three of four.
+func HalfConvWide(t *testing.T, b kernels.Backend, random uint64) {
+	convolutions(t, b, kernels.F16, uint64(len(convCases)), random, (*convCase).wide)
 }
 
 // convolutions runs the listed cases from one on, and random ones.
-func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, random uint64, eights bool) {
+func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, random uint64, shape func(*convCase, *rand.Rand)) {
 	for seed := from; seed < uint64(len(convCases))+random; seed++ {
 		p := newPixels(b, 1000+seed)
 		p.t, p.kind = t, kind
@@ -129,8 +157,8 @@ func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, rand
 		if seed < uint64(len(convCases)) {
 			c = convCases[seed]
 		} else {
-			if c = p.convCase(); eights && seed%4 != 0 {
-				c.eights(p.rng)
+			if c = p.convCase(); shape != nil && seed%4 != 0 {
+				shape(&c, p.rng)
 			}
 		}
 		if c.stride == 0 {
@@ -149,7 +177,7 @@ func convolutions(t *testing.T, b kernels.Backend, kind kernels.Type, from, rand
 }
 
 func net(t *testing.T, b kernels.Backend, kind kernels.Type) {
-	convolutions(t, b, kind, 0, few(40), false)
+	convolutions(t, b, kind, 0, few(40), nil)
 	for seed := range few(40) {
 		p := newPixels(b, 2000+seed)
 		p.t, p.kind = t, kind
