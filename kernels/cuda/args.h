@@ -28,20 +28,42 @@ typedef struct {
 	int embeds; // 1: one for all images
 } conv_args;
 
+// Fully connected layers of the same vectors. Each takes blocks from number first on.
+enum { LINEAR_LAYERS = 96 }; // of one launch, whose arguments must fit in 4 KB
+typedef struct {
+	device_floats weight, bias, dst; // [cin][cout], [cout] or absent, [n][cout]
+	int cout, first;
+} linear_layer;
+
+typedef struct {
+	device_floats src; // [n][cin]
+	int cin, act, layers;
+	linear_layer layer[LINEAR_LAYERS];
+} linear_args;
+
+typedef struct {
+	device_floats dst, m[2], gamma, beta, modulate;
+	int c[2], n, groups, modulates;
+	long long pixels;
+	float eps;
+} norm_args;
+
 // Convolution of halves. Channels of the sources and of the shortcut's are multiples of 8, and their pixels lie at
 // multiples of 16 bytes.
 typedef struct {
 	device_halves src[2], weight, skip[2], skip_weight; // weights are [cout][tap][channel]
 	device_any dst, residual;
 	device_floats affine, bias, skip_bias, embed;
-	device_floats part;  // where splits > 1: sums over a part of the taps and channels, [splits][n][pixels][cout]
-	device_floats tiles; // optional: mean, squared deviations and number of the pixels of each tile, [n][tiles][3][cout]
+	device_floats part;  // where splits > 1: sums over a part of the taps and channels, [n][column][tile][splits][what a block has]
+	device_floats moments, tiles; // optional: of dst, and room for those of its tiles, [n][column][entries][2 * channels of a block + 1]
+	device_counters done;         // of blocks, 0 before and after: [n], then [n][column][entries]
+	norm_args norm; // of dst, or of dst beside another tensor; absent where norm.dst is
 	int c[2], cs[2], n, h, w, oh, ow, cout;
 	int size, stride, pad, up; // up: 1 where the source is enlarged
 	int act, rsampling, relu, embeds;
 	int dst_half, residual_half;
 	int pairs; // cout is even, and halves of dst and residual lie at multiples of 4 bytes
-	int splits;
+	int splits, entries; // entries: the tiles of a column, and what their moments are joined to on the way to the image's
 } conv_half_args;
 
 // A matrix as the copying unit of a device of capability 9.0 sees it, made by the driver (cuTensorMapEncodeTiled).
@@ -65,24 +87,12 @@ typedef struct {
 } conv_input_args;
 
 typedef struct {
-	device_floats dst, tiles; // see conv_half_args
-	int c, count;
-} tiles_args;
-
-typedef struct {
 	device_floats dst;
 	device_any x;
 	device_doubles part; // [n][bands][2][c]
 	long long pixels;
 	int c, bands;
 } moments_args;
-
-typedef struct {
-	device_floats dst, m[2], gamma, beta, modulate;
-	int c[2], n, groups, modulates;
-	long long pixels;
-	float eps;
-} norm_args;
 
 typedef struct {
 	device_any dst, q, k, v;

@@ -67,6 +67,7 @@ const mostBreaks = 4
 
 // Bundle implements kernels.Bundler.
 func (b *Backend) Bundle(like kernels.Bundle) {
+	b.tellHeld()
 	s, ok := like.(*series)
 	if !ok {
 		s = &series{b: b}
@@ -102,6 +103,7 @@ func (s *series) close() {
 
 // spill runs what was kept back and keeps no more, before something that is no launch.
 func (b *Backend) spill() {
+	b.tellHeld()
 	if s := b.open; s != nil {
 		s.close()
 		s.breaks++
@@ -111,6 +113,7 @@ func (b *Backend) spill() {
 
 // Run implements kernels.Bundler.
 func (b *Backend) Run() kernels.Bundle {
+	b.tellHeld()
 	if s := b.open; s != nil {
 		s.close()
 		s.finish(s.run)
@@ -170,8 +173,8 @@ func (s *series) build() bool {
 			return false
 		}
 		n.told, before = true, n.handle
+		s.b.launches[n.name]++
 	}
-	s.b.launches += len(s.nodes)
 	return C.instantiate(&s.exec, s.graph) == C.CUDA_SUCCESS
 }
 

@@ -6,6 +6,12 @@
 // memory, so they are repeated for every tap and every tile of output channels. Weights are [tap][in][out].
 #include "device.cuh"
 
+__device__ __forceinline__ float conv_activation(int act, float v) {
+  if (act == ACT_SILU) return v / (1.f + expf(-v));
+  if (act == ACT_TANH) return tanhf(v);
+  return v;
+}
+
 // The value at channel c of pixel (y, x) of image n before resampling.
 __device__ __forceinline__ float conv_input(const conv_args& a, int n, int y, int x, int c, float scale, float offset) {
   const float* s = a.src[0];
@@ -17,9 +23,7 @@ __device__ __forceinline__ float conv_input(const conv_args& a, int n, int y, in
   }
   float v = s[(((long long)n * a.h + y) * a.w + x) * width + c];
   if (a.affine) v = fmaf(scale, v, offset);
-  if (a.act == ACT_SILU) return v / (1.f + expf(-v));
-  if (a.act == ACT_TANH) return tanhf(v);
-  return v;
+  return conv_activation(a.act, v);
 }
 
 // The value at channel c of pixel (y, x) of the resampled image, which has uh x uw pixels and zeros around them. The loop
@@ -160,3 +164,33 @@ __device__ __forceinline__ void conv_tile(const conv_args& a) {
 CONV(conv_f32_64x64, 64, 64)
 CONV(conv_f32_256x4, 256, 4)  // few output channels: the last layer
 CONV(conv_f32_16x64, 16, 64)  // few pixels: fully connected layers, the deepest levels
+
+// Fully connected layers of a vector for each image:
+//
+//   dst[o] = sum over i of act(src[i]) weight[i][o] + bias[o]
+//
+// A block of 256 threads makes 64 outputs of one layer for image blockIdx.y, each as the sum of four parts: every fourth
+// input. Reading the weights, once for each image, bounds it. Shared memory: [cin] inputs, [4][64] sums.
+KERNEL(linear_f32, linear_args, 256) {
+  DYNAMIC_SHARED(shared);
+  float *part = reinterpret_cast<float*>(shared), *x = part + 256;
+  int t = threadIdx.x, n = blockIdx.y, block = blockIdx.x, j = 0;
+  for (int step = 64; step > 0; step >>= 1)
+    if (j + step < a.layers && a.layer[j + step].first <= block) j += step;
+  const linear_layer& l = a.layer[j];
+  int o = (block - l.first) * 64 + (t & 63);
+  for (int i = t; i < a.cin; i += 256) x[i] = conv_activation(a.act, a.src[(long long)n * a.cin + i]);
+  __syncthreads();
+  float sum = 0.f;
+  if (o < l.cout) {
+    const float* weight = l.weight + o;
+#pragma unroll 8
+    for (int i = t >> 6; i < a.cin; i += 4) sum = fmaf(x[i], weight[(long long)i * l.cout], sum);
+  }
+  part[t] = sum;
+  __syncthreads();
+  if (t >= 64 || o >= l.cout) return;
+  sum = part[t] + part[64 + t] + part[128 + t] + part[192 + t];
+  l.dst[(long long)n * l.cout + o] = l.bias ? sum + l.bias[o] : sum;
+}
+KERNEL_EXPORT(linear_f32)

@@ -281,8 +281,16 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a) {
   }, [] { __syncthreads(); });
 }
 
+// Threads of a block, and blocks of a multiprocessor: as many as leave 128 registers to a thread, since the end of a tile
+// would take more of them than the products do. Capability 7.5, whose copies go through registers, has one block.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CONV_BOUNDS(BM, BN, WM, WN) 32 * (BM / WM) * (BN / WN), 1
+#else
+#define CONV_BOUNDS(BM, BN, WM, WN) 32 * (BM / WM) * (BN / WN), 16 / ((BM / WM) * (BN / WN))
+#endif
+
 #define CONV_GEMM(name, BM, BN, WM, WN)                                                            \
-  KERNEL(name, conv_half_args, 32 * (BM / WM) * (BN / WN)) { conv_gemm<BM, BN, WM, WN>(a); }       \
+  KERNEL(name, conv_half_args, CONV_BOUNDS(BM, BN, WM, WN)) { conv_gemm<BM, BN, WM, WN>(a); }      \
   KERNEL_EXPORT(name)
 
 CONV_GEMM(conv_gemm_f16_128x128, 128, 128, 64, 32)  // 256 threads, 48 KB
@@ -292,93 +300,13 @@ CONV_GEMM(conv_gemm_f16_64x32, 64, 32, 32, 16)      // 128 threads, 18 KB
 CONV_GEMM(conv_gemm_f16_128x16, 128, 16, 32, 16)    // 128 threads, 27 KB: few output channels
 
 #define CONV_HALO(name, TH, TW, BN, WM, WN)                                                        \
-  KERNEL(name, conv_half_args, 32 * (TH * TW / WM) * (BN / WN)) { conv_halo<TH, TW, BN, WM, WN>(a); } \
+  KERNEL(name, conv_half_args, CONV_BOUNDS(TH * TW, BN, WM, WN)) { conv_halo<TH, TW, BN, WM, WN>(a); } \
   KERNEL_EXPORT(name)
 
 CONV_HALO(conv_halo_f16_8x16x128, 8, 16, 128, 64, 32)  // 256 threads, 46.5 KB
 CONV_HALO(conv_halo_f16_8x16x64, 8, 16, 64, 64, 32)    // 128 threads, 34.5 KB
 CONV_HALO(conv_halo_f16_8x8x64, 8, 8, 64, 32, 32)      // 128 threads, 24.5 KB
 CONV_HALO(conv_halo_f16_8x16x16, 8, 16, 16, 32, 16)    // 128 threads, 25.5 KB
-
-constexpr int kBandRows = 64;  // pixels of a block of conv_join_f16
-
-// The end of a convolution that was split along k: the parts are summed in their order. A block is 32 channels x 8 pixels
-// and takes kBandRows pixels of image blockIdx.z, which are the tiles of the moments. Shared memory: [8][32] floats.
-KERNEL(conv_join_f16, conv_half_args, 256) {
-  DYNAMIC_SHARED(shared);
-  float* sums = reinterpret_cast<float*>(shared);
-  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, o = blockIdx.y * 32 + lane, n = blockIdx.z;
-  int pixels = a.oh * a.ow, p0 = blockIdx.x * kBandRows, count = pixels - p0 < kBandRows ? pixels - p0 : kBandRows;
-  float v[kBandRows / 8], add = channel_bias(a, n, o);
-#pragma unroll
-  for (int i = 0; i < kBandRows / 8; i++) {
-    v[i] = 0.f;
-    if (row + 8 * i >= count || o >= a.cout) continue;
-    int p = p0 + row + 8 * i;
-    long long at = ((long long)n * pixels + p) * a.cout + o, part = (long long)a.n * pixels * a.cout;
-    for (int s = 0; s < a.splits; s++) v[i] += a.part[s * part + at];
-    v[i] += add;
-    if (a.residual) v[i] += residual_pair(a, n, p / a.ow, p % a.ow, o, false, false).x;
-    if (a.relu && v[i] < 0.f) v[i] = 0.f;  // a NaN stays one
-    store(a.dst, a.dst_half, at, v[i]);
-    if (a.dst_half) v[i] = to_float(to_half(v[i]));
-  }
-  if (!a.tiles) return;
-  float mean = 0.f;
-#pragma unroll
-  for (int pass = 0; pass < 2; pass++) {
-    float sum = 0.f;
-#pragma unroll
-    for (int i = 0; i < kBandRows / 8; i++)
-      if (row + 8 * i < count) sum += pass == 0 ? v[i] : (v[i] - mean) * (v[i] - mean);
-    __syncthreads();  // shared memory is free
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    sum = 0.f;
-    for (int r = 0; r < 8; r++) sum += sums[r * 32 + lane];
-    if (pass == 0) mean = sum / count;
-    if (row == 0 && o < a.cout) {
-      float* out = a.tiles + ((long long)n * gridDim.x + blockIdx.x) * 3 * a.cout + o;
-      if (pass == 0) {
-        out[0] = mean;
-      } else {
-        out[a.cout] = sum;
-        out[2 * a.cout] = (float)count;
-      }
-    }
-  }
-}
-KERNEL_EXPORT(conv_join_f16)
-
-// Moments of images from those of their tiles, in F64. A block is 32 channels x 16 rows, which take every 16th tile.
-// Shared memory: [4][16][32] doubles.
-KERNEL(conv_moments_f16, tiles_args, 512) {
-  DYNAMIC_SHARED(shared);
-  double* part = reinterpret_cast<double*>(shared);
-  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = blockIdx.x * 32 + lane, n = blockIdx.y;
-  double sum[4] = {0, 0, 0, 0};  // pixels, pixels * mean, pixels * mean^2, deviations
-  if (c < a.c) {
-    for (int t = row; t < a.count; t += 16) {
-      const float* tile = a.tiles + ((long long)n * a.count + t) * 3 * a.c + c;
-      double mean = tile[0], count = tile[2 * a.c];
-      sum[0] += count;
-      sum[1] += count * mean;
-      sum[2] += count * mean * mean;
-      sum[3] += tile[a.c];
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) part[(i * 16 + row) * 32 + lane] = sum[i];
-  __syncthreads();
-  if (row != 0 || c >= a.c) return;
-  for (int r = 1; r < 16; r++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) sum[i] += part[(i * 16 + r) * 32 + lane];
-  double dev = sum[3] + (sum[2] - sum[1] * sum[1] / sum[0]);
-  a.dst[2ll * n * a.c + c] = (float)(sum[1] / sum[0]);
-  a.dst[(2ll * n + 1) * a.c + c] = dev < 0 ? 0.f : (float)dev;
-}
-KERNEL_EXPORT(conv_moments_f16)
 
 // Channel c of pixel (y, x) of image n, normalised and activated.
 __device__ __forceinline__ float input_value(const conv_input_args& a, int n, int y, int x, int c) {

@@ -1,6 +1,6 @@
 // What the convolutions of halves share: what is done to an input before it is multiplied, and the end of a tile.
 #pragma once
-#include "device.cuh"
+#include "norm.cuh"
 
 __device__ __forceinline__ float activation(int act, float v) {
   if (act == ACT_SILU) return __fdividef(v, 1.f + __expf(-v));
@@ -63,33 +63,121 @@ struct part_of {
   int n, tile, tiles, o0, split;
 };
 
+constexpr int kFan = 32;   // tiles whose moments one block joins
+constexpr int kSplit = 8;  // fours of sums in a thread, at most, where sums may be split: larger tiles have no registers left for it
+
+// The end of a tile whose moments are written: of kFan neighbours the last one joins what they wrote to one entry, of kFan
+// such entries the block that made the last one, and so on up to the image's, whose moments and normalisation follow. Every
+// sum has its order, whichever block is last. A pass over up to kFan entries, where a single one over all would be long.
+// Shared memory: [THREADS] floats, a flag.
+template <int BN, int THREADS, class Barrier>
+__device__ __forceinline__ void join_moments(const conv_half_args& a, float* shared, const part_of& at, Barrier barrier) {
+  constexpr int ENTRY = 2 * BN + 1, ROWS = THREADS / BN;
+  static_assert(THREADS % BN == 0, "a thread has one channel");
+  int* flag = reinterpret_cast<int*>(shared + THREADS);
+  int columns = (a.cout + BN - 1) / BN, c = threadIdx.x % BN, row = threadIdx.x / BN;
+  long long column = (long long)at.n * columns + at.o0 / BN;
+  float* all = a.tiles + column * a.entries * ENTRY;
+  int* done = a.done + a.n + column * a.entries;
+  auto sum = [&](float v) {
+    shared[threadIdx.x] = v;
+    barrier();
+    v = 0.f;
+    for (int r = 0; r < ROWS; r++) v += shared[r * BN + c];
+    barrier();
+    return v;
+  };
+  int level = 0, count = at.tiles, i = at.tile;  // entries level to level+count are those of tiles, or joined; this block made number i of them
+  while (count > 1) {
+    int first = i / kFan * kFan, n = count - first < kFan ? count - first : kFan;
+    const float* in = all + (long long)(level + first) * ENTRY;
+    level += count;
+    count = (count + kFan - 1) / kFan;
+    i /= kFan;
+    if (!last_block(done + level + i, n, flag, barrier)) return;
+    float pixels = 0.f, shift = 0.f, dev = 0.f, origin = in[c];
+#pragma unroll 4
+    for (int k = row; k < n; k += ROWS) {
+      const float* e = in + k * ENTRY;
+      pixels += e[2 * BN];
+      shift += e[2 * BN] * (e[c] - origin);
+    }
+    pixels = sum(pixels);
+    float mean = origin + sum(shift) / pixels;
+#pragma unroll 4
+    for (int k = row; k < n; k += ROWS) {
+      const float* e = in + k * ENTRY;
+      dev += e[BN + c] + e[2 * BN] * (e[c] - mean) * (e[c] - mean);
+    }
+    dev = sum(dev);
+    float* out = all + (long long)(level + i) * ENTRY;
+    if (row == 0) {
+      out[c] = mean;
+      out[BN + c] = dev;
+      if (c == 0) out[2 * BN] = pixels;
+    }
+  }
+  barrier();
+  int o = at.o0 + c;
+  if (row == 0 && o < a.cout) {
+    const float* e = all + (long long)level * ENTRY;
+    a.moments[2ll * at.n * a.cout + o] = e[c];
+    a.moments[(2ll * at.n + 1) * a.cout + o] = e[BN + c];
+  }
+  if (a.norm.dst && last_block(a.done + at.n, columns, flag, barrier)) norm_image(a.norm, at.n);
+}
+
 // The end of a tile of BM pixels x BN channels, whose warp has rows wm and columns wn and following in acc: what the
-// epilogue adds, the result, and its moments. place(row, y, x) says where a row of the tile lies and whether it is inside of
-// the image; count rows are. barrier is for all threads that have a part of acc, which are the block's first ones.
-// WHOLE says that all channels of the tile are there and lie as a.pairs says. Shared memory: [BM/WM][BN] floats.
+// epilogue adds, the result, and its moments. Where the sums were split, the block that comes last adds the parts in their
+// order and goes on. place(row, y, x) says where a row of the tile lies and whether it is inside of the image; count rows are.
+// barrier is for all threads that have a part of acc, which are the block's first ones. WHOLE says that all channels of the
+// tile are there and lie as a.pairs says. Shared memory: [BM/WM][BN] floats, and [THREADS] floats and a flag in the same place.
 template <int BM, int BN, int WM, int WN, bool WHOLE = false, class Place, class Barrier>
 __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[WM / 16][WN / 8][4], unsigned char* shared, const part_of& at,
                                          int wm, int wn, int count, Place place, Barrier barrier) {
+  constexpr int MI = WM / 16, NI = WN / 8, THREADS = 32 * (BM / WM) * (BN / WN);
   int n = at.n, o0 = at.o0;
-  constexpr int MI = WM / 16, NI = WN / 8;
   int lane = threadIdx.x & 31, row0 = wm + (lane >> 2), col0 = wn + (lane & 3) * 2;
-  long long image = (long long)a.oh * a.ow;
-  if (a.splits == 1) {
+  long long image = (long long)a.oh * a.ow, column = (long long)n * ((a.cout + BN - 1) / BN) + o0 / BN;
+  float* sums = reinterpret_cast<float*>(shared);
+  if (MI * NI <= kSplit && a.splits > 1) {
+    float4* part = reinterpret_cast<float4*>(a.part) + (column * at.tiles + at.tile) * a.splits * (BM * BN / 4) + threadIdx.x;
+    float4* own = part + at.split * (BM * BN / 4);
 #pragma unroll
-    for (int j = 0; j < NI; j++) {
-      int o = o0 + col0 + j * 8;
-      float add = channel_bias(a, n, o), next = channel_bias(a, n, o + 1);
+    for (int i = 0; i < MI; i++)
 #pragma unroll
-      for (int i = 0; i < MI; i++)
+      for (int j = 0; j < NI; j++) own[(i * NI + j) * THREADS] = make_float4(acc[i][j][0], acc[i][j][1], acc[i][j][2], acc[i][j][3]);
+    if (!last_block(a.done + a.n + column * a.entries + at.tile, a.splits, reinterpret_cast<int*>(sums + THREADS), barrier)) return;
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-          acc[i][j][2 * e] += add;
-          acc[i][j][2 * e + 1] += next;
+    for (int i = 0; i < MI; i++) {
+#pragma unroll
+      for (int j = 0; j < NI; j++) acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0.f;
+#pragma unroll 2
+      for (int s = 0; s < a.splits; s++)
+#pragma unroll
+        for (int j = 0; j < NI; j++) {
+          float4 v = part[s * (BM * BN / 4) + (i * NI + j) * THREADS];
+          acc[i][j][0] += v.x;
+          acc[i][j][1] += v.y;
+          acc[i][j][2] += v.z;
+          acc[i][j][3] += v.w;
         }
     }
   }
+#pragma unroll
+  for (int j = 0; j < NI; j++) {
+    int o = o0 + col0 + j * 8;
+    float add = channel_bias(a, n, o), next = channel_bias(a, n, o + 1);
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        acc[i][j][2 * e] += add;
+        acc[i][j][2 * e + 1] += next;
+      }
+  }
   // The usual kind: halves of the same size. Its reads go before its writes, which the compiler cannot know to be elsewhere.
-  bool usual = WHOLE && a.splits == 1 && a.dst_half && !a.relu && (!a.residual || (a.residual_half && a.rsampling == SAMPLE_SAME));
+  bool usual = WHOLE && a.dst_half && !a.relu && (!a.residual || (a.residual_half && a.rsampling == SAMPLE_SAME));
   unsigned inside = 0;  // a bit for each of this thread's rows
 #pragma unroll
   for (int i = 0; i < MI; i++)
@@ -123,10 +211,6 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
         bool both = WHOLE || o + 1 < a.cout;
         if (!ok || (!WHOLE && o >= a.cout)) {
           v = make_float2(0.f, 0.f);
-        } else if (a.splits > 1) {
-          float* part = a.part + (((long long)at.split * a.n + n) * image + p) * a.cout + o;
-          part[0] = v.x;
-          if (both) part[1] = v.y;
         } else {
           if (a.residual) {
             float2 r = residual_pair(a, n, y, x, o, both, WHOLE || a.pairs);
@@ -143,12 +227,11 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
         acc[i][j][2 * e + 1] = v.y;
       }
     }
-  if (!a.tiles || a.splits > 1) return;
+  if (!a.moments) return;
 
   // Moments of the tile as it is stored: the mean, then the squared deviations from it.
-  float* sums = reinterpret_cast<float*>(shared);
   float2 mean[NI];
-  float* out = a.tiles + ((long long)n * at.tiles + at.tile) * 3 * a.cout;
+  float* out = a.tiles + (column * a.entries + at.tile) * (2 * BN + 1);
 #pragma unroll
   for (int pass = 0; pass < 2; pass++) {
     barrier();  // shared memory is free
@@ -189,19 +272,19 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
         }
         mean[j] = make_float2(s.x / count, s.y / count);
         if (wm == 0 && lane < 4) {
-          int o = o0 + col0 + j * 8;
-          if (o < a.cout) out[o] = mean[j].x;
-          if (o + 1 < a.cout) out[o + 1] = mean[j].y;
+          out[col0 + j * 8] = mean[j].x;
+          out[col0 + j * 8 + 1] = mean[j].y;
         }
       }
     } else {
-      for (int c = threadIdx.x; c < BN; c += blockDim.x) {
-        if (o0 + c >= a.cout) continue;
+      int c = threadIdx.x;
+      if (c < BN) {
         float s = 0.f;
         for (int w = 0; w < BM / WM; w++) s += sums[w * BN + c];
-        out[a.cout + o0 + c] = s;
-        out[2 * a.cout + o0 + c] = (float)count;
+        out[BN + c] = s;
       }
+      if (c == 0) out[2 * BN] = (float)count;
     }
   }
+  join_moments<BN, THREADS>(a, sums, at, barrier);
 }

@@ -99,7 +99,8 @@ __device__ __forceinline__ void mma_tile(float (&d)[MI][NI][4], const unsigned (
 #include "cuemu.h"
 #endif
 
-#define KERNEL(name, args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const args a)
+// What follows args is for __launch_bounds__: threads and, optionally, blocks that a multiprocessor is to hold.
+#define KERNEL(name, args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const args a)
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
@@ -198,6 +199,22 @@ struct Elements {
 // Element at of image n, in a tensor that may have one image, or one channel of c.
 __device__ __forceinline__ float repeated(const float* p, int images, int channels, long long n, long long at, long long image, int c) {
   return p[((images == 1 ? 0 : n) * (image / c) + at / c) * channels + (channels == 1 ? 0 : at % c)];
+}
+
+// last_block reports whether this block is the last one of count to come here, to all of its threads that take part in
+// barrier, the first one among them; it sees what the others wrote before. done is 0 before and after, flag is shared memory.
+template <class Barrier>
+__device__ __forceinline__ bool last_block(int* done, int count, int* flag, Barrier barrier) {
+  __threadfence();
+  barrier();
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(done, 1) == count - 1;
+    if (*flag) *done = 0;  // for the next launch
+  }
+  barrier();
+  bool last = *flag;
+  __threadfence();
+  return last;
 }
 
 // Any index folded into [0,n) by reflection at the centres of the first and the last pixel.

@@ -23,6 +23,7 @@ import "C"
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"unsafe"
@@ -78,11 +79,12 @@ type Backend struct {
 	layings  map[fadingKey]*laying
 	scratch  block
 	parts    block  // of sums
-	counters device // of the blocks that have finished theirs, for so many images
-	counted  int
-	tensors  int64 // bytes of Alloc, among them
-	weights  int64 // and of prepared convolutions
-	moves    int   // times that memory which launches may name was given back
+	counters device // which are 0 between operations
+	counts   int    // of them
+	waiting  held   // or nil
+	tensors  int64  // bytes of Alloc, among them
+	weights  int64  // and of prepared convolutions
+	moves    int    // times that memory which launches may name was given back
 	staging  staging
 	open     *series // that launches are kept back for, or nil
 	bundled  *series // the last one
@@ -98,7 +100,7 @@ type Backend struct {
 	memory   map[device]int64 // bytes
 	held     int64            // of all of it
 	place    device           // of a plan: the last that was given
-	launches int
+	launches map[string]int   // by kernel
 	marks    []cu.Event
 	spare    []cu.Event
 }
@@ -274,6 +276,7 @@ type shape [5]C.uint
 
 // launch enqueues one kernel, whose argument is args, a struct of args.h, or keeps it back for a series.
 func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A) {
+	b.tellHeld()
 	at := shape{C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared)}
 	if s := b.open; s != nil {
 		s.keep(name, at, unsafe.Slice((*byte)(unsafe.Pointer(&args)), unsafe.Sizeof(args)))
@@ -284,10 +287,10 @@ func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A
 
 // issue tells the driver of a launch. It runs on the goroutine of the context.
 func (b *Backend) issue(name string, at shape, args unsafe.Pointer) error {
+	b.launches[name]++
 	if b.capture == dropping || b.planning {
 		return nil
 	}
-	b.launches++
 	r := C.launch(unsafe.Pointer(b.kernels[name]), at[0], at[1], at[2], at[3], at[4], C.CUstream(unsafe.Pointer(b.stream.C())), args)
 	if r != C.CUDA_SUCCESS {
 		return fmt.Errorf("kernel %s, %d x %d x %d blocks of %d threads: %s", name, at[0], at[1], at[2], at[3], errorName(r))
@@ -297,9 +300,16 @@ func (b *Backend) issue(name string, at shape, args unsafe.Pointer) error {
 
 func errorName(r C.CUresult) string { return C.GoString(C.error_name(r)) }
 
-// Launches is the number of kernels that the driver was told to launch or to record so far.
+// Launches is the number of launches that operations asked for so far, recorded and dropped ones included.
 func (b *Backend) Launches() (n int) {
-	_ = b.now(func() error { n = b.launches; return nil })
+	for _, k := range b.launchesByKernel() {
+		n += k
+	}
+	return n
+}
+
+func (b *Backend) launchesByKernel() (n map[string]int) {
+	_ = b.now(func() error { n = maps.Clone(b.launches); return nil })
 	return n
 }
 
@@ -442,6 +452,7 @@ func (b *Backend) wait() error {
 
 // Close releases everything. After a fault the driver refuses to free single pieces; they go with the context.
 func (b *Backend) Close() error {
+	b.tellHeld()
 	if b.closed {
 		return nil
 	}
@@ -517,4 +528,23 @@ func (b *Backend) grow(m *block, bytes int) device {
 		}))
 	}
 	return m.p // of no use after a fault, when nothing is launched
+}
+
+// zeros is at least n counters of the device, which whoever counts leaves at 0, as it found them.
+func (b *Backend) zeros(n int) device {
+	if n > b.counts {
+		b.moves++
+		n = max(n, 2*b.counts, 4096)
+		must(b.now(func() error {
+			if b.counters != 0 {
+				b.fail(b.release(b.counters))
+			}
+			b.counters, b.counts = 0, 0
+			return b.fault
+		}))
+		if p, err := keep(b, make([]int32, n)); must(err) {
+			b.counters, b.counts = p, n
+		}
+	}
+	return b.counters
 }

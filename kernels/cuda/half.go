@@ -16,7 +16,7 @@ import (
 
 // halfNames are the kernels that read or write F16.
 var halfNames = append([]string{
-	"conv_join_f16", "conv_moments_f16", "conv_input_f16", "moments_part_f16", "moments_join_f16", "layernorm_f16", "geglu_f16",
+	"conv_input_f16", "moments_part_f16", "moments_join_f16", "layernorm_f16", "geglu_f16",
 	"resample_f16", "resample_f16_f32", "resample_f32_f16", "attention_f16_8", "attention_f16_1",
 	"attention_flash_f16_32", "attention_flash_f16_64", "attention_flash_f16_128", "attention_wide_f16_256", "attention_wide_f16_512",
 }, tileNames()...)
@@ -82,6 +82,10 @@ func tileNames() (names []string) {
 	return names
 }
 
+// splits reports whether the sums of the tile can be cut into parts: not where a thread has more than 32 of them, kSplit of
+// conv_half.cuh.
+func (t halfTile) splits() bool { return t.pixels*t.channels <= 32*t.threads }
+
 // grid is how many tiles an image takes.
 func (t halfTile) grid(h, w, channels int) (pixels, across int) {
 	pixels = blocks(h*w, t.pixels)
@@ -119,6 +123,9 @@ func choose(tiles []halfTile, h, w, channels, steps int) chosen {
 		}
 	}
 	p, c := t.grid(h, w, channels)
+	if !t.splits() {
+		return chosen{t, 1}
+	}
 	return chosen{t, max(1, min(blocks(busy, p*c), steps/leastSum, mostSums))}
 }
 
@@ -219,13 +226,13 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 	}
 	do := b.chosenFor(k, c, made)
 	tiles, across := do.tile.grid(h, w, c.w.Out)
-	sums, moments, bands := 0, 0, tiles
+	sums, moments, entries := 0, 0, 0
 	if do.splits > 1 {
-		sums = room.take(4 * do.splits * k.Dst.Len())
-		bands = blocks(h*w, bandRows)
+		sums = room.take(4 * n * across * tiles * do.splits * do.tile.pixels * do.tile.channels)
 	}
 	if k.Moments.Present() {
-		moments = room.take(4 * n * bands * 3 * c.w.Out)
+		entries = joined(tiles)
+		moments = room.take(4 * n * across * entries * (2*do.tile.channels + 1))
 	}
 	scratch := C.ulonglong(b.shared(room.size))
 
@@ -236,7 +243,11 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 		size: C.int(c.w.Size), stride: C.int(c.w.Stride), pad: C.int(c.w.Pad), up: flag(k.Sampling == kernels.Up2),
 		act: C.int(k.Act), rsampling: C.int(k.ResidualSampling), relu: flag(k.ReLU), embeds: C.int(k.Embed.N),
 		dst_half: half(k.Dst), residual_half: half(k.Residual), splits: C.int(do.splits),
-		pairs: flag(c.w.Out%2 == 0 && at(k.Dst)%4 == 0 && at(k.Residual)%4 == 0),
+		pairs: flag(c.w.Out%2 == 0 && at(k.Dst)%4 == 0 && at(k.Residual)%4 == 0), entries: C.int(max(entries, tiles)),
+		moments: at(k.Moments),
+	}
+	if do.splits > 1 || k.Moments.Present() {
+		a.done = C.ulonglong(b.zeros(n + n*across*int(a.entries)))
 	}
 	if made {
 		b.input(scratch+C.ulonglong(source), k.Src, k.Affine, k.Act, k.Sampling)
@@ -258,20 +269,17 @@ func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
 	if k.Moments.Present() {
 		a.tiles = scratch + C.ulonglong(moments)
 	}
-	if do.tile == wgmmaTile {
-		b.convWGMMA(k, c, a, tiles*across*n)
-	} else {
-		launch(b, do.tile.name, tiles, across, n*do.splits, do.tile.threads, do.tile.shared, a)
-	}
-	if do.splits > 1 {
-		launch(b, "conv_join_f16", bands, blocks(c.w.Out, 32), n, 256, 4*256, a)
-	}
-	if k.Moments.Present() {
-		launch(b, "conv_moments_f16", blocks(c.w.Out, 32), n, 1, 512, 8*4*512, C.tiles_args{dst: at(k.Moments), tiles: a.tiles, c: C.int(c.w.Out), count: C.int(bands)})
-	}
+	b.hold(&heldConv{*k, do.tile, tiles, across, a})
 }
 
-const bandRows = 64 // kBandRows of conv_half.cu
+// joined is the number of entries that the moments of so many tiles take up on their way to the image's.
+func joined(tiles int) (entries int) {
+	const fan = 32 // kFan of conv_half.cuh
+	for entries = tiles; tiles > 1; entries += tiles {
+		tiles = blocks(tiles, fan)
+	}
+	return entries
+}
 
 // flash is the tensor-core kernel for heads of so many channels, its queries to a block and its shared memory.
 func flash(dim int) (name string, queries, shared int) {

@@ -5,6 +5,9 @@ package cuda
 import (
 	"fmt"
 	"math"
+	"os"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,6 +23,9 @@ func TestTiles(t *testing.T) {
 	defer b.Close()
 	for _, tile := range append(gemmTiles[:len(gemmTiles):len(gemmTiles)], haloTiles...) {
 		for _, splits := range []int{1, 3, 16} {
+			if splits > 1 && !tile.splits() {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%d", tile.name, splits), func(t *testing.T) {
 				b.force = chosen{tile, splits}
 				kerneltest.HalfConv(t, b, 6)
@@ -62,6 +68,22 @@ func TestChoice(t *testing.T) {
 	for dim := 8; dim <= 512; dim += 8 {
 		_, _, shared := flash(dim)
 		require.LessOrEqual(t, shared, sharedLimit)
+	}
+}
+
+// TestSharedMemory: the comments beside the kernels, which the table of docs/cuda.md is made from, say what is launched.
+func TestSharedMemory(t *testing.T) {
+	source, err := os.ReadFile("conv_half.cu")
+	require.NoError(t, err)
+	for _, tile := range append(gemmTiles[:len(gemmTiles):len(gemmTiles)], haloTiles...) {
+		want := regexp.MustCompile(fmt.Sprintf(`\(%s, .*\)\s+// %d threads, %s KB`, tile.name, tile.threads, regexp.QuoteMeta(fmt.Sprint(float64(tile.shared)/1024))))
+		require.Regexp(t, want, string(source))
+	}
+	source, err = os.ReadFile("attention_half.cu")
+	require.NoError(t, err)
+	for _, dim := range []int{32, 64, 128, 256, 512} {
+		name, _, shared := flash(dim)
+		require.Regexp(t, regexp.MustCompile(fmt.Sprintf(`\(%s, .*\)\s+// %s KB`, name, regexp.QuoteMeta(strconv.FormatFloat(math.Round(float64(shared)/102.4)/10, 'g', -1, 64)))), string(source))
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // kernelNames are the kernels of the image.
 var kernelNames = append([]string{
-	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
+	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "linear_f32", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
 	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
 	"blend_f32", "dot_f32", "conjugate_f32", "separable_f32", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
 	"adam_f32", "fft_f32", "dft_f32", "circle_in_f32", "circle_columns_f32", "circle_out_f32",
@@ -102,6 +102,9 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		b.convHalf(k, c)
 		return
 	}
+	if b.linear(k, c) {
+		return
+	}
 	a := C.conv_args{
 		dst: at(k.Dst), src: [2]C.device_floats{at(k.Src[0]), at(k.Src[1])}, affine: at(k.Affine),
 		weight: C.ulonglong(c.weight), bias: C.ulonglong(c.bias), embed: at(k.Embed), residual: at(k.Residual),
@@ -146,14 +149,19 @@ func (b *Backend) Moments(dst, x kernels.View) {
 	launch(b, join, blocks(x.C, 128), x.N, 1, 128, 0, a)
 }
 
-// Norm implements kernels.Net.
+// Norm is made by the last block of the convolution that gathers its moments, where that is not under way yet.
 func (b *Backend) Norm(a *kernels.Norm) {
-	warps := a.Dst.N * a.Groups
-	launch(b, "norm_f32", blocks(warps, 4), 1, 1, 128, 0, C.norm_args{
+	args := C.norm_args{
 		dst: at(a.Dst), m: [2]C.device_floats{at(a.Moments[0]), at(a.Moments[1])}, gamma: at(a.Gamma), beta: at(a.Beta), modulate: at(a.Modulate),
 		c: [2]C.int{C.int(a.Moments[0].C), C.int(a.Moments[1].C)}, n: C.int(a.Dst.N), groups: C.int(a.Groups),
 		modulates: C.int(a.Modulate.N), pixels: C.longlong(a.Pixels), eps: C.float(a.Eps),
-	})
+	}
+	if c, ok := b.waiting.(*heldConv); ok && c.makes(a) {
+		c.args.norm = args
+		b.tellHeld()
+		return
+	}
+	launch(b, "norm_f32", a.Dst.N, 1, 1, 128, 0, args)
 }
 
 // Attention in F32, and of heads that the tensor-core kernels do not take, has eight queries at a time where they fit in

@@ -1,5 +1,5 @@
 // Statistics and normalisation. Sums are in F64 and in a fixed order, so that the same input gives the same bytes.
-#include "device.cuh"
+#include "norm.cuh"
 
 constexpr int kBand = 1024;  // pixels of a block of moments_part
 
@@ -60,48 +60,8 @@ KERNEL_EXPORT(moments_join)
 KERNEL(moments_join_f16, moments_args, 128) { moments_sum<half>(a); }
 KERNEL_EXPORT(moments_join_f16)
 
-__device__ __forceinline__ void norm_moments(const norm_args& a, int n, int c, double& mean, double& m2) {
-  const float* m = a.m[0];
-  int width = a.c[0];
-  if (c >= width) {
-    c -= width;
-    m = a.m[1];
-    width = a.c[1];
-  }
-  m += 2ll * n * width + c;
-  mean = m[0];
-  m2 = m[width];
-}
-
-// A warp for each group of each image.
-KERNEL(norm_f32, norm_args, 128) {
-  int g = (int)(thread_index() >> 5), lane = threadIdx.x & 31;
-  if (g >= a.n * a.groups) return;  // whole warps
-  int n = g / a.groups, c = a.c[0] + a.c[1], width = c / a.groups, first = g % a.groups * width;
-  double mu = 0, dev = 0, mean, m2;
-  for (int k = lane; k < width; k += 32) {
-    norm_moments(a, n, first + k, mean, m2);
-    mu += mean;
-  }
-  mu = warp_sum(mu) / width;
-  for (int k = lane; k < width; k += 32) {
-    norm_moments(a, n, first + k, mean, m2);
-    dev += m2 + (double)a.pixels * (mean - mu) * (mean - mu);
-  }
-  double inv = 1.0 / sqrt(warp_sum(dev) / ((double)a.pixels * width) + (double)a.eps);
-  const float* mod = a.modulate ? a.modulate + (a.modulates == 1 ? 0ll : 2ll * n * c) : nullptr;
-  for (int k = first + lane; k < first + width; k += 32) {
-    double scale = a.gamma[k] * inv, offset = a.beta[k] - mu * scale;
-    if (mod) {
-      double s = 1.0 + (double)mod[k];
-      scale *= s;
-      offset = offset * s + (double)mod[c + k];
-    }
-    float* out = a.dst + 2ll * n * c + k;
-    out[0] = (float)scale;
-    out[c] = (float)offset;
-  }
-}
+// A block for each image.
+KERNEL(norm_f32, norm_args, kNormThreads) { norm_image(a, blockIdx.x); }
 KERNEL_EXPORT(norm_f32)
 
 // A warp for each pixel: the mean, then the squared deviations from it.

@@ -95,18 +95,7 @@ func (b *Backend) gather(e *C.elements_args, images int, p kernels.Products) {
 	}
 	e.sums, e.to, e.of, e.with = C.int(p.Sums.C), at(p.Sums), at(p.Of), [2]C.device_floats{at(p.With[0]), at(p.With[1])}
 	e.part = C.ulonglong(b.grow(&b.parts, 8*images*int(e.blocks)*p.Sums.C))
-	if images > b.counted {
-		b.moves++
-		if b.counters != 0 {
-			counters := b.counters
-			b.later(func() error { return b.release(counters) })
-		}
-		b.counters, b.counted = 0, 0
-		if p, err := keep(b, make([]int32, images)); must(err) {
-			b.counters, b.counted = p, images
-		}
-	}
-	e.done = C.ulonglong(b.counters)
+	e.done = C.ulonglong(b.zeros(images))
 }
 
 const (

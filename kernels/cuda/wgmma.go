@@ -94,8 +94,8 @@ func wgmmaFits(k *kernels.Conv2D, c *conv) bool {
 }
 
 // convWGMMA launches conv_wgmma for so many tiles.
-func (b *Backend) convWGMMA(k *kernels.Conv2D, c *conv, a C.conv_half_args, tiles int) {
-	args := C.conv_wgmma_args{weight: *c.tensor, conv: a}
+func (b *Backend) convWGMMA(k *kernels.Conv2D, a C.conv_half_args, tiles int) {
+	args := C.conv_wgmma_args{weight: *k.Kernel.(*conv).tensor, conv: a}
 	if k.Shortcut != nil {
 		args.skip_weight = *k.Shortcut.(*conv).tensor
 	}

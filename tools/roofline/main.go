@@ -1,5 +1,6 @@
 // Command roofline estimates, from shapes alone, what one call of a denoiser takes on a GPU at least: every operation takes the
-// longer of its arithmetic at the tensor cores' rate and of its memory traffic at the memory's, and a launch.
+// longer of its arithmetic at the tensor cores' rate and of its memory traffic at the memory's, and a launch, unless that of the
+// operation before it is its own, too: normalisations, and layers of the embedding.
 //
 //	go run ./tools/roofline [-size 256] [-launch 1.5] [ffhq_10m imagenet256 ...]
 //
@@ -137,7 +138,11 @@ type kind struct {
 func print(model string, size int, launch float64, rows []profile.Row) {
 	var kinds []*kind
 	all := &kind{name: "all"}
-	for _, r := range rows {
+	for i, r := range rows {
+		wait := launch
+		if r.Op == "norm" || r.Op == "linear" && i > 0 && rows[i-1].Op == "linear" { // parts of the launch before them
+			wait = 0
+		}
 		var k *kind
 		for _, o := range kinds {
 			if o.name == r.Op {
@@ -154,7 +159,7 @@ func print(model string, size int, launch float64, rows []profile.Row) {
 			k.mb += r.Bytes / 2 / 1e6
 			for i, m := range machines {
 				compute, traffic := m.compute(r), r.Bytes/2/m.gbps/1e3
-				k.us[i] += max(compute, traffic) + launch
+				k.us[i] += max(compute, traffic) + wait
 				if compute > traffic {
 					k.byCompute[i]++
 				}
