@@ -1,7 +1,7 @@
 """Compiles the CUDA kernels into the image that builds with the tag `cuda` embed (make -f kernels.mk image).
 
     python tools/cuda_image.py write     kernels/cuda/image.tar.zst and image.sum
-    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills that are not listed and
+    python tools/cuda_image.py check     registers, stack, spills and static shared memory; fails on spills and
                                          where wgmma wait for each other; and of the kernels that use tensor cores a table of what bounds them
     python tools/cuda_image.py verify    compiles and compares: the committed image is what these sources give
 
@@ -130,10 +130,6 @@ def verify():
     sys.exit(None if same else "image.tar.zst is not what the sources give: make -f kernels.mk image")
 
 
-# Bytes of registers that a thread of conv_wgmma puts into memory, at the end of a tile: its loop leaves few registers.
-MOST_SPILLED = {"conv_wgmma_f16_16x16x128": 288}
-
-
 def check():
     architectures, bad, registers = [a for a in ARCHITECTURES if a.startswith("sm_")], False, {}
     for arch, (_, log) in zip(architectures, compile_all(architectures)):
@@ -141,7 +137,7 @@ def check():
             spilled = int(re.search(r"(\d+) bytes spill stores", spills)[1])
             stack = re.search(r"(\d+) bytes stack frame", spills)
             print(f"{arch} {name:22} {use}" + (f"; STACK {stack[1]}" if stack and stack[1] != "0" else "") + (f"; SPILLS {spilled} bytes" if spilled else ""))
-            bad |= spilled > MOST_SPILLED.get(name, 0)
+            bad |= spilled > 0
             registers[arch, name] = int(use.split()[0])
         if "Used " not in log:
             sys.exit(f"{arch}: the compiler tells nothing:\n{log}")

@@ -131,7 +131,7 @@ __device__ __forceinline__ void join_moments(const conv_half_args& a, float* sha
 // epilogue adds, the result, and its moments. Where the sums were split, the block that comes last adds the parts in their
 // order and goes on. place(row, y, x) says where a row of the tile lies and whether it is inside of the image; count rows are.
 // barrier is for all threads that have a part of acc, which are the block's first ones. WHOLE says that all channels of the
-// tile are there and lie as a.pairs says. Shared memory: [BM/WM][BN] floats, and [THREADS] floats and a flag in the same place.
+// tile are there and lie as a.pairs says. Shared memory: [BM/WM+1][BN] floats, and [THREADS] floats and a flag in the same place.
 template <int BM, int BN, int WM, int WN, bool WHOLE = false, class Place, class Barrier>
 __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[WM / 16][WN / 8][4], unsigned char* shared, const part_of& at,
                                          int wm, int wn, int count, Place place, Barrier barrier) {
@@ -230,14 +230,15 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
   if (!a.moments) return;
 
   // Moments of the tile as it is stored: the mean, then the squared deviations from it.
-  float2 mean[NI];
   float* out = a.tiles + (column * a.entries + at.tile) * (2 * BN + 1);
+  float* means = sums + BM / WM * BN;
 #pragma unroll
   for (int pass = 0; pass < 2; pass++) {
-    barrier();  // shared memory is free
+    barrier();  // shared memory is free, and the means are there
 #pragma unroll
     for (int j = 0; j < NI; j++) {
-      float2 s = make_float2(0.f, 0.f);
+      float2 s = make_float2(0.f, 0.f), mean = s;
+      if (pass == 1) mean = *reinterpret_cast<const float2*>(means + col0 + j * 8);
 #pragma unroll
       for (int i = 0; i < MI; i++)
 #pragma unroll
@@ -245,8 +246,8 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
           float vx = acc[i][j][2 * e], vy = acc[i][j][2 * e + 1];
           if (pass == 1) {
             bool ok = inside >> (2 * i + e) & 1;
-            vx = ok ? (vx - mean[j].x) * (vx - mean[j].x) : 0.f;
-            vy = ok ? (vy - mean[j].y) * (vy - mean[j].y) : 0.f;
+            vx = ok ? (vx - mean.x) * (vx - mean.x) : 0.f;
+            vy = ok ? (vy - mean.y) * (vy - mean.y) : 0.f;
           }
           s.x += vx;
           s.y += vy;
@@ -262,29 +263,14 @@ __device__ __forceinline__ void conv_end(const conv_half_args& a, float (&acc)[W
       }
     }
     barrier();
-    if (pass == 0) {
-#pragma unroll
-      for (int j = 0; j < NI; j++) {
-        float2 s = make_float2(0.f, 0.f);
-        for (int w = 0; w < BM / WM; w++) {
-          s.x += sums[w * BN + col0 + j * 8];
-          s.y += sums[w * BN + col0 + j * 8 + 1];
-        }
-        mean[j] = make_float2(s.x / count, s.y / count);
-        if (wm == 0 && lane < 4) {
-          out[col0 + j * 8] = mean[j].x;
-          out[col0 + j * 8 + 1] = mean[j].y;
-        }
-      }
-    } else {
-      int c = threadIdx.x;
-      if (c < BN) {
-        float s = 0.f;
-        for (int w = 0; w < BM / WM; w++) s += sums[w * BN + c];
-        out[BN + c] = s;
-      }
-      if (c == 0) out[2 * BN] = (float)count;
+    int c = threadIdx.x;
+    if (c < BN) {
+      float s = 0.f;
+      for (int w = 0; w < BM / WM; w++) s += sums[w * BN + c];
+      if (pass == 0) s = means[c] = s / count;
+      out[pass * BN + c] = s;
     }
+    if (c == 0) out[2 * BN] = (float)count;
   }
   join_moments<BN, THREADS>(a, sums, at, barrier);
 }

@@ -42,7 +42,7 @@ import (
 // channels of the tile and the pixels around it in planes, sums of moments and twelve barriers. Its blocks are as many as
 // multiprocessors and take one tile after the other.
 var wgmmaTile = halfTile{name: "conv_wgmma_f16_16x16x128", rows: 16, cols: 16, pixels: 256, channels: 128, threads: 384,
-	shared: 4*128*64*2 + 2*8*(18*18+1)*16 + 4*8*128 + 8*12}
+	shared: 4*128*64*2 + 2*8*(18*18+1)*16 + 4*9*128 + 8*12}
 
 // multiplies reports whether a device has the instructions of conv_wgmma.cu.
 func multiplies(i Info) bool { return i.Major == 9 && i.Minor == 0 }
