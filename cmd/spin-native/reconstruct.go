@@ -52,7 +52,7 @@ picture is sharp it is denoised only, and where no such blur fits nothing is wri
   spin-native reconstruct --task sr --scale 4 -o big.png small.png --compare sheet.png
   spin-native reconstruct --task deblur --kernel motion:61:0.5:7 --sigma 0.02 -o sharp.png shaken.jpg
   spin-native reconstruct --task deblur --kernel auto --report report.html -o sharp.png blurred.jpg
-  spin-native reconstruct --task denoise --sigma 0.2 --preset best -o clean.png noisy.png
+  spin-native reconstruct --task denoise --sigma 0.2 -o clean.png noisy.png
   spin-native reconstruct --task jpeg -o smooth.png compressed.jpg
   spin-native reconstruct --task "deblur | sr | jpeg" --kernel gaussian:9:2 --scale 2 -o big.png old.jpg
   spin-native reconstruct --task denoise --sigma auto -o clean.png noisy.png
