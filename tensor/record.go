@@ -6,7 +6,7 @@ import (
 	"github.com/spin-native/spin/kernels"
 )
 
-// maxPasses bounds what a device remembers of passes. Recordings take memory of the backend.
+// maxPasses bounds what a device remembers of passes, and of series. Recordings take memory of the backend.
 const maxPasses = 8
 
 // pass is a series of operations that was met before.
@@ -79,25 +79,27 @@ func (d *Device) met(name any, in []*Tensor) *pass {
 	i := slices.IndexFunc(d.passes, func(p *pass) bool {
 		return p.name == now.name && slices.Equal(p.in, now.in) && slices.Equal(p.free, now.free)
 	})
-	p := &now
-	switch {
-	case i >= 0:
-		p = d.passes[i]
-	case len(d.passes) < maxPasses:
-		return d.remember(p)
-	default:
-		i = 0
-		if rec := d.passes[0].rec; rec != nil {
-			rec.Free()
+	return remember(&d.passes, i, &now, func(p *pass) {
+		if p.rec != nil {
+			p.rec.Free()
 		}
-	}
-	d.passes = slices.Delete(d.passes, i, i+1)
-	return d.remember(p)
+	})
 }
 
-func (d *Device) remember(p *pass) *pass {
-	d.passes = append(d.passes, p)
-	return p
+// remember makes entry i of a list the latest one, or where i is negative another one, in place of the one that was met longest ago
+// if there are too many, which is forgotten.
+func remember[T any](list *[]*T, i int, other *T, forget func(*T)) *T {
+	if i >= 0 {
+		other = (*list)[i]
+	} else if len(*list) == maxPasses {
+		i = 0
+		forget((*list)[0])
+	}
+	if i >= 0 {
+		*list = slices.Delete(*list, i, i+1)
+	}
+	*list = append(*list, other)
+	return other
 }
 
 // inputs are the places of tensors and of the moments that they have.
@@ -180,19 +182,15 @@ func (d *Device) Bundle(name any, f func()) {
 		return
 	}
 	i := slices.IndexFunc(d.series, func(s *series) bool { return s.name == name })
-	if i < 0 {
-		if len(d.series) == maxPasses {
-			if old := d.series[0].bundle; old != nil {
-				old.Free()
-			}
-			d.series = slices.Delete(d.series, 0, 1)
+	s := remember(&d.series, i, &series{name: name}, func(old *series) {
+		if old.bundle != nil {
+			old.bundle.Free()
 		}
-		d.series = append(d.series, &series{name: name})
+	})
+	if i < 0 {
 		f()
 		return
 	}
-	s := d.series[i]
-	d.series = append(slices.Delete(d.series, i, i+1), s)
 	d.bundling = true
 	b.Bundle(s.bundle)
 	defer func() { // where f panics, too

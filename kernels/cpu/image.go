@@ -16,13 +16,15 @@ import (
 // chunk is the number of elements of one task of an elementwise operation, and of one partial sum.
 const chunk = 1 << 14
 
+// chunks is how many of them an image is.
+func chunks(v kernels.View) int { return (v.Pixels()*v.C + chunk - 1) / chunk }
+
 // alone is the number of elements up to which one thread is done before another would have woken.
 const alone = 1 << 18
 
 // elements runs f over [i0, i1) of every image of v.
 func (b *Backend) elements(v kernels.View, f func(n, i0, i1 int)) {
-	per := v.Pixels() * v.C
-	chunks := (per + chunk - 1) / chunk
+	per, chunks := v.Pixels()*v.C, chunks(v)
 	if v.N*per <= alone {
 		if !b.planning() {
 			for t := range v.N * chunks {
@@ -68,7 +70,7 @@ func (b *Backend) Blend(k *kernels.Blend) {
 			a.x[i], a.c[i], a.xc1[i] = cfloats(of(t.X, n)), C.float(c), flag(t.X.C != k.Dst.C)
 		}
 	}
-	sums := b.sums(k.Products, k.Dst, (k.Dst.Pixels()*k.Dst.C+chunk-1)/chunk)
+	sums := b.sums(k.Products, k.Dst, chunks(k.Dst))
 	b.elements(k.Dst, func(n, i0, i1 int) {
 		C.call_blend(b.lv, &args[n], C.long(i0), C.long(i1))
 		sums.take(n, i0/chunk, i0, i1)
@@ -137,20 +139,9 @@ func (b *Backend) Dot(dst, x, y kernels.View) {
 	if b.planning() {
 		return
 	}
-	per := x.Pixels() * x.C
-	chunks := (per + chunk - 1) / chunk
-	part := make([]float64, x.N*chunks)
-	b.elements(x, func(n, i0, i1 int) {
-		part[n*chunks+i0/chunk] = b.dot(floats(x.Image(n))[i0:i1], floats(y.Image(n))[i0:i1])
-	})
-	out := floats(dst)
-	for n := range out {
-		var sum float64
-		for _, s := range part[n*chunks:][:chunks] {
-			sum += s
-		}
-		out[n] = float32(sum)
-	}
+	sums := b.sums(kernels.Products{Sums: dst, Of: y}, x, chunks(x))
+	b.elements(x, func(n, i0, i1 int) { sums.take(n, i0/chunk, i0, i1) })
+	sums.join()
 }
 
 // matrix holds the rows' weights end to end.
@@ -379,7 +370,7 @@ func (b *Backend) Conjugate(k *kernels.Conjugate) {
 // step runs a step of an optimiser over the elements of the images that move. f gets the gradient that was given, or the local
 // data term, and tells the loss of its elements.
 func (b *Backend) step(x, grad kernels.View, s kernels.Stop, l kernels.Local, f func(n, i0, i1 int, grad *C.float, local *C.local_args) float64) {
-	chunks := (x.Pixels()*x.C + chunk - 1) / chunk
+	chunks := chunks(x)
 	var loss []float64
 	var locals []C.local_args
 	if l.Y.Present() && !b.planning() {
