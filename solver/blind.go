@@ -141,11 +141,11 @@ func EstimateBlur(d *tensor.Device, m *Measurement, families ...BlurFamily) (e B
 	if h, w := m.Shape[2], m.Shape[3]; h < leastSide || w < leastSide {
 		return e, fmt.Errorf("the blur cannot be told from a picture of %d x %d pixels, at least %d x %d are needed; give the kernel", w, h, leastSide, leastSide)
 	}
-	s, err := spectraOf(d, m)
+	shapes, err := shapesOf(families)
 	if err != nil {
 		return e, err
 	}
-	shapes, err := shapesOf(families)
+	s, err := spectraOf(d, m)
 	if err != nil {
 		return e, err
 	}
@@ -213,6 +213,18 @@ func (s *spectra) weigh(b blurShape, size, angle float64, how search) (c candida
 	return c, nil
 }
 
+// weighAll fills in the evidence of candidates.
+func (s *spectra) weighAll(list []candidate, how search) error {
+	failed := make([]error, len(list))
+	parallel(len(list), func(i int) { list[i], failed[i] = s.weigh(list[i].shape, list[i].size, list[i].angle, how) })
+	for _, err := range failed {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // find is the blur of a family with the largest evidence: the best two places of a grid, each climbed from.
 func (s *spectra) find(b blurShape, rough, fine search) (best candidate, err error) {
 	ratio := math.Pow(b.most/b.least, 1/float64(b.sizes-1))
@@ -228,12 +240,8 @@ func (s *spectra) find(b blurShape, rough, fine search) (best candidate, err err
 			grid = append(grid, c)
 		}
 	}
-	failed := make([]error, len(grid))
-	parallel(len(grid), func(i int) { grid[i], failed[i] = s.weigh(b, grid[i].size, grid[i].angle, rough) })
-	for _, err := range failed {
-		if err != nil {
-			return best, err
-		}
+	if err := s.weighAll(grid, rough); err != nil {
+		return best, err
 	}
 	slices.SortStableFunc(grid, byEvidence)
 	starts := []candidate{grid[0]}
@@ -276,15 +284,13 @@ func (s *spectra) climb(c candidate, step float64, how search) (candidate, error
 			if size < c.shape.least || size > c.shape.most || by == [2]float64{} {
 				continue
 			}
-			tries = append(tries, candidate{size: size, angle: math.Mod(c.angle+by[1]+180, 180)})
+			tries = append(tries, candidate{shape: c.shape, size: size, angle: math.Mod(c.angle+by[1]+180, 180)})
 		}
-		failed := make([]error, len(tries))
-		parallel(len(tries), func(i int) { tries[i], failed[i] = s.weigh(c.shape, tries[i].size, tries[i].angle, how) })
+		if err := s.weighAll(tries, how); err != nil {
+			return c, err
+		}
 		moved := false
-		for i, t := range tries {
-			if failed[i] != nil {
-				return c, failed[i]
-			}
+		for _, t := range tries {
 			if t.total > c.total {
 				c, moved = t, true
 			}

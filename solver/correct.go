@@ -1,8 +1,8 @@
 package solver
 
 import (
-	"fmt"
 	"math"
+	"reflect"
 
 	"github.com/spin-native/spin/tensor"
 )
@@ -72,12 +72,13 @@ func newCorrector(p Problem) *corrector {
 	if len(list) != 1 && len(list) != c.Y.N() {
 		tensor.Fail(op, "the operator counts the values of %d images, there are %d", len(list), c.Y.N())
 	}
-	weight, ones := make([]float32, c.Y.N()), make([]float32, c.Y.N())
+	weight := make([]float32, c.Y.N())
 	for i := range weight {
 		c.counts = append(c.counts, float64(max(list[i%len(list)], 1)))
-		weight[i], ones[i] = float32(c.counts[i]), 1
+		weight[i] = float32(c.counts[i])
 	}
-	c.weight, c.ones = c.d.From(weight, c.Y.N(), 1, 1, 1), c.d.From(ones, c.Y.N(), 1, 1, 1)
+	one := [4]int{c.Y.N(), 1, 1, 1}
+	c.weight, c.ones = c.d.From(weight, c.Y.N(), 1, 1, 1), c.d.From(uniform(1, one), c.Y.N(), 1, 1, 1)
 	return c
 }
 
@@ -133,13 +134,13 @@ func (c *corrector) choose(in Inner) Inner {
 // started from x0, as far as the method gets. Nothing is clipped.
 func (c *corrector) correct(x0 *tensor.Tensor, rho float64, in Inner) (x *tensor.Tensor) {
 	// The operations are the same for every picture of the size, but for numbers like rho.
-	c.d.Bundle(alike{fmt.Sprintf("%T", c.Operator), c.shape, c.Y.Shape(), in, c.Sigma > 0}, func() { x = c.corrected(x0, rho, in) })
+	c.d.Bundle(alike{reflect.TypeOf(c.Operator), c.shape, c.Y.Shape(), in, c.Sigma > 0}, func() { x = c.corrected(x0, rho, in) })
 	return x
 }
 
 // alike are corrections of the same operations.
 type alike struct {
-	operator string
+	operator reflect.Type
 	x, y     [4]int
 	inner    Inner
 	noisy    bool // or nothing stops
@@ -336,13 +337,13 @@ func (c *corrector) fgd(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tensor
 		next := (1 + math.Sqrt(1+4*theta*theta)) / 2
 		tidy := c.d.Tidy()
 		a := tensor.Accelerate{X: x, Z: z, X0: x0, Step: step, Rho: rho, Momentum: (theta - 1) / next, Stop: stop, Local: local}
-		if stop.Loss != nil {
-			c.loss(x, stop, local) // the rule is about x, the gradient about z
-		}
-		if local.Y == nil {
-			a.Grad = c.slope(z)
-		} else {
+		if local.Y != nil {
 			c.calls += 2
+		} else {
+			if stop.Loss != nil {
+				c.residualOf(x, stop.Loss) // the rule is about x, the gradient about z
+			}
+			a.Grad = c.slope(z)
 		}
 		c.d.Accelerate(a)
 		tidy()
@@ -362,7 +363,7 @@ func (c *corrector) adam(x0 *tensor.Tensor, rho float64, in Inner) *tensor.Tenso
 		case local.Y != nil:
 			c.calls += 2
 		case stop.Loss != nil:
-			a.Grad = c.gradient(x, c.loss(x, stop, local))
+			a.Grad = c.gradient(x, c.residualOf(x, stop.Loss))
 		default:
 			a.Grad = c.slope(x)
 		}
@@ -385,14 +386,6 @@ func (c *corrector) local(x *tensor.Tensor, in Inner) (l tensor.Local, s tensor.
 		}
 	}
 	return l, s
-}
-
-// loss fills in |r|^2 of the rule, and returns r, where no step did.
-func (c *corrector) loss(x *tensor.Tensor, s tensor.Stop, l tensor.Local) *tensor.Tensor {
-	if l.Y != nil {
-		return nil
-	}
-	return c.residualOf(x, s.Loss)
 }
 
 // residuals is |A(x)-y|^2 / (count sigma^2) of every image: about 1 where x explains the measurement up to its noise.

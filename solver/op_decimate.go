@@ -94,7 +94,7 @@ func (op *Decimate) VJP(_, r *tensor.Tensor) *tensor.Tensor {
 
 // Guess is the cubic enlargement whose pixels lie on those that were kept.
 func (op *Decimate) Guess(y *tensor.Tensor) *tensor.Tensor {
-	return op.d.Separable(nil, y, tensor.Separable{H: op.enlarge[0], W: op.enlarge[1], Alpha: 1})
+	return separable(op.enlarge, y, plain)
 }
 
 // Lipschitz is found by the power method, once.

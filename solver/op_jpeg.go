@@ -265,6 +265,17 @@ func NewJPEG(d *tensor.Device, h, w int, f JPEGFormat) (*JPEG, error) {
 	return newJPEG(d, h, w, f, false)
 }
 
+// colorKernel mixes channels, pixel by pixel.
+func colorKernel(d *tensor.Device, out, in int, weight func(o, i int) float64) *tensor.Kernel {
+	k := kernels.ConvWeights{Out: out, In: in, Size: 1, Stride: 1}
+	for o := range out {
+		for i := range in {
+			k.Weight = append(k.Weight, float32(weight(o, i)))
+		}
+	}
+	return d.Kernel(k)
+}
+
 func newJPEG(d *tensor.Device, h, w int, f JPEGFormat, box bool) (op *JPEG, err error) {
 	defer tensor.Catch(&err)
 	if err := f.check(); err != nil {
@@ -298,30 +309,21 @@ func newJPEG(d *tensor.Device, h, w int, f JPEGFormat, box bool) (op *JPEG, err 
 			}
 		}
 	}
-	kernel := func(out, in int, weight func(o, i int) float64) *tensor.Kernel {
-		k := kernels.ConvWeights{Out: out, In: in, Size: 1, Stride: 1}
-		for o := range out {
-			for i := range in {
-				k.Weight = append(k.Weight, float32(weight(o, i)))
-			}
-		}
-		return d.Kernel(k)
-	}
 	one := func(same bool) float64 {
 		if same {
 			return 1
 		}
 		return 0
 	}
-	op.split[0] = kernel(1, 3, func(_, i int) float64 { return jfif[0][i] })
+	op.split[0] = colorKernel(d, 1, 3, func(_, i int) float64 { return jfif[0][i] })
 	if planes == 3 {
-		op.split[1] = kernel(2, 3, func(o, i int) float64 { return jfif[1+o][i] })
-		op.pick[0] = kernel(1, 3, func(_, i int) float64 { return one(i == 0) })
-		op.pick[1] = kernel(2, 3, func(o, i int) float64 { return one(i == 1+o) })
-		op.pair = kernel(3, 3, func(o, i int) float64 { return one(o == i) })
+		op.split[1] = colorKernel(d, 2, 3, func(o, i int) float64 { return jfif[1+o][i] })
+		op.pick[0] = colorKernel(d, 1, 3, func(_, i int) float64 { return one(i == 0) })
+		op.pick[1] = colorKernel(d, 2, 3, func(o, i int) float64 { return one(i == 1+o) })
+		op.pair = colorKernel(d, 3, 3, func(o, i int) float64 { return one(o == i) })
 	}
-	op.join = kernel(3, planes, func(o, i int) float64 { return jfif[i][o] })
-	op.color = kernel(3, planes, func(o, i int) float64 { return jfifInverse[o][i] })
+	op.join = colorKernel(d, 3, planes, func(o, i int) float64 { return jfif[i][o] })
+	op.color = colorKernel(d, 3, planes, func(o, i int) float64 { return jfifInverse[o][i] })
 
 	scale := f.scale(h, w, box)
 	inverse, power := make([]float32, len(scale)), make([]float32, len(scale))

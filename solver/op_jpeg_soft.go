@@ -80,19 +80,10 @@ func NewSoftJPEG(d *tensor.Device, h, w, quality int) (op *SoftJPEG, err error) 
 			op.back[p][axis], op.backT[p][axis] = d.Matrix(back.banded()), d.Matrix(back.transposed().banded())
 		}
 	}
-	kernel := func(out, in int, weight func(o, i int) float64) *tensor.Kernel {
-		k := kernels.ConvWeights{Out: out, In: in, Size: 1, Stride: 1}
-		for o := range out {
-			for i := range in {
-				k.Weight = append(k.Weight, float32(weight(o, i)))
-			}
-		}
-		return d.Kernel(k)
-	}
-	op.split = [2]*tensor.Kernel{kernel(1, 3, func(_, i int) float64 { return softMatrix[0][i] }), kernel(2, 3, func(o, i int) float64 { return softMatrix[1+o][i] })}
-	op.splitT = kernel(3, 3, func(o, i int) float64 { return softMatrix[i][o] })
-	op.color = kernel(3, 3, func(o, i int) float64 { return softInverse[o][i] })
-	op.pick = [2]*tensor.Kernel{kernel(1, 3, func(_, i int) float64 { return softInverse[i][0] }), kernel(2, 3, func(o, i int) float64 { return softInverse[i][1+o] })}
+	op.split = [2]*tensor.Kernel{colorKernel(d, 1, 3, func(_, i int) float64 { return softMatrix[0][i] }), colorKernel(d, 2, 3, func(o, i int) float64 { return softMatrix[1+o][i] })}
+	op.splitT = colorKernel(d, 3, 3, func(o, i int) float64 { return softMatrix[i][o] })
+	op.color = colorKernel(d, 3, 3, func(o, i int) float64 { return softInverse[o][i] })
+	op.pick = [2]*tensor.Kernel{colorKernel(d, 1, 3, func(_, i int) float64 { return softInverse[i][0] }), colorKernel(d, 2, 3, func(o, i int) float64 { return softInverse[i][1+o] })}
 	for p := range 2 {
 		c, ch, cw := 1+p, h>>p, w>>p
 		steps := softTable(quality, p)

@@ -28,6 +28,12 @@ var (
 	spectrumSlopeStd  = 0.4
 )
 
+// slopePrior is its logarithm at one of them, up to a constant.
+func slopePrior(slope int) float64 {
+	off := (spectrumSlopes[slope] - spectrumSlopeMean) / spectrumSlopeStd
+	return -off * off / 2
+}
+
 // spectra are those of a picture, with what does not depend on the blur.
 type spectra struct {
 	power    [][]float64 // of every square, at the frequencies below
@@ -282,9 +288,9 @@ func (s *spectra) evidence(k *BlurKernel, how search) []float64 {
 	from := 0
 	for _, end := range s.ends {
 		for g := range how.slopes {
-			off := (spectrumSlopes[how.slopes[g]] - spectrumSlopeMean) / spectrumSlopeStd
+			prior := slopePrior(how.slopes[g])
 			for c, a := range how.contrasts {
-				constant := -off * off / 2
+				constant := prior
 				product := 1.0 // logarithms are taken of several factors together
 				for j := from; j < end; j++ {
 					v := a*laws[g][j] + s.noise
@@ -346,9 +352,9 @@ func (s *spectra) misfit(k *BlurKernel, how search, sharp bool) (rms float64, to
 		for _, square := range how.squares {
 			p, top := s.power[square], math.Inf(-1)
 			for g := range how.slopes {
-				off := (spectrumSlopes[how.slopes[g]] - spectrumSlopeMean) / spectrumSlopeStd
+				prior := slopePrior(how.slopes[g])
 				for _, a := range how.contrasts {
-					l, product := -off*off/2, 1.0
+					l, product := prior, 1.0
 					for j := from; j < end; j++ {
 						v[j] = a*laws[g][j] + s.noise
 						l -= p[j] / v[j]
