@@ -6,11 +6,9 @@
 package study
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -94,7 +92,7 @@ type Lab struct {
 	dev     *tensor.Device
 	prior   Prior
 	dir     string
-	program string
+	program Program
 }
 
 // Prior is what pictures look like; FirstStage is nil where the denoiser works on them.
@@ -117,9 +115,8 @@ func Open(prior string, threads int) (l *Lab, err error) {
 	if l.dir, err = os.MkdirTemp("", "study"); err != nil {
 		return l, err
 	}
-	l.program = filepath.Join(l.dir, "spin-native")
-	if out, err := exec.Command("go", "build", "-o", l.program, "github.com/spin-native/spin/cmd/spin-native").CombinedOutput(); err != nil {
-		return l, fmt.Errorf("building spin-native: %w: %s", err, out)
+	if l.program, err = Build(l.dir); err != nil {
+		return l, err
 	}
 	backend, err := cpu.Open(cpu.Options{Threads: threads})
 	if err != nil {
@@ -210,11 +207,8 @@ func (l *Lab) Device() string { return l.dev.Name() }
 func (l *Lab) Measure(p Photo, seed uint64, args []string) (*solver.Measurement, error) {
 	y := filepath.Join(l.dir, "y.safetensors")
 	all := append([]string{"degrade", "--force", "--quiet", "--seed", strconv.FormatUint(seed, 10), "--save-measurement", y, p.Path}, args...)
-	var stderr bytes.Buffer
-	cmd := exec.Command(l.program, all...)
-	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("spin-native degrade %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	if _, err := l.program.Run(all...); err != nil {
+		return nil, err
 	}
 	return solver.LoadMeasurement(y)
 }

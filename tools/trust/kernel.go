@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -48,9 +47,9 @@ func kernels(*tensor.Device, []photo) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "spin-native")
-	if out, err := exec.Command("go", "build", "-o", program, "github.com/spin-native/spin/cmd/spin-native").CombinedOutput(); err != nil {
-		return fmt.Errorf("building spin-native: %w: %s", err, out)
+	program, err := study.Build(dir)
+	if err != nil {
+		return err
 	}
 	file := *journal
 	if file == "" {
@@ -93,7 +92,7 @@ func kernels(*tensor.Device, []photo) error {
 	return nil
 }
 
-func kernelTable(j *study.Journal[blurResult], program, dir string, sigma float64, cases []blurCase, photos []study.Photo) error {
+func kernelTable(j *study.Journal[blurResult], program study.Program, dir string, sigma float64, cases []blurCase, photos []study.Photo) error {
 	for _, c := range cases {
 		for _, p := range photos {
 			if find(j.Entries, p.Name, c.name, sigma) != nil {
@@ -152,7 +151,7 @@ func (r blurResult) cell() string {
 	return fmt.Sprintf("%s (%.2f): %.1f, %s, %.1f", what, e.Confidence, r.Measured, found, r.Known)
 }
 
-func blurRun(program, dir string, c blurCase, p study.Photo, sigma float64) (r blurResult, err error) {
+func blurRun(program study.Program, dir string, c blurCase, p study.Photo, sigma float64) (r blurResult, err error) {
 	r = blurResult{Photo: p.Name, Kernel: c.name, Sigma: sigma}
 	k, err := c.kernel()
 	if err != nil {
@@ -167,7 +166,7 @@ func blurRun(program, dir string, c blurCase, p study.Photo, sigma float64) (r b
 		return r, err
 	}
 	level := strconv.FormatFloat(sigma, 'g', -1, 64)
-	if _, err := spin(program, "degrade", "--force", "--quiet", "--seed", "3", "--task", "deblur", "--kernel", kernel, "--sigma", level, "-o", y, p.Path); err != nil {
+	if _, err := program.Run("degrade", "--force", "--quiet", "--seed", "3", "--task", "deblur", "--kernel", kernel, "--sigma", level, "-o", y, p.Path); err != nil {
 		return r, err
 	}
 	type answer struct {
@@ -179,7 +178,7 @@ func blurRun(program, dir string, c blurCase, p study.Photo, sigma float64) (r b
 		Result   []metrics.Score `json:"result"`
 	}
 	reconstruct := func(args ...string) (a answer, err error) {
-		text, failed := spin(program, append([]string{"reconstruct", "--force", "--quiet", "--json", "--preset", "fast", "--seed", "1", "--truth", p.Path, "-o", out}, append(args, y)...)...)
+		text, failed := program.Run(append([]string{"reconstruct", "--force", "--quiet", "--json", "--preset", "fast", "--seed", "1", "--truth", p.Path, "-o", out}, append(args, y)...)...)
 		if len(text) == 0 {
 			return a, failed
 		}
@@ -203,16 +202,6 @@ func blurRun(program, dir string, c blurCase, p study.Photo, sigma float64) (r b
 	}
 	r.Measured, r.Known = known.Measured.PSNR, known.Result[0].PSNR
 	return r, nil
-}
-
-func spin(program string, args ...string) (stdout []byte, err error) {
-	cmd := exec.Command(program, args...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	if stdout, err = cmd.Output(); err != nil {
-		err = fmt.Errorf("spin-native %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout, err
 }
 
 // summary counts how often which confidence was right.
