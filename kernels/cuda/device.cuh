@@ -143,6 +143,22 @@ __device__ __forceinline__ double block_sum(double v, double* part) {
   return v;
 }
 
+// last_block reports whether this block is the last one of count to come here, to all of its threads that take part in
+// barrier, the first one among them; it sees what the others wrote before. done is 0 before and after, flag is shared memory.
+template <class Barrier>
+__device__ __forceinline__ bool last_block(int* done, int count, int* flag, Barrier barrier) {
+  __threadfence();
+  barrier();
+  if (threadIdx.x == 0) {
+    *flag = atomicAdd(done, 1) == count - 1;
+    if (*flag) *done = 0;  // for the next launch
+  }
+  barrier();
+  bool last = *flag;
+  __threadfence();
+  return last;
+}
+
 // Elements are those of one image that a block works on, number and following, and what it gathers of them:
 //
 //   for (const Elements...; i < end; i += blockDim.x) { dst[i] = v; gather(i, v); }
@@ -170,7 +186,6 @@ struct Elements {
   __device__ __forceinline__ void join(unsigned char* shared) {
     if (!e.sums) return;
     double* part = reinterpret_cast<double*>(shared);
-    bool* last = reinterpret_cast<bool*>(part + 96);
     double* blocks = e.part + n * e.blocks * e.sums;
     int block = (int)(blockIdx.x - n * e.blocks);
 #pragma unroll
@@ -179,42 +194,19 @@ struct Elements {
       double s = block_sum(sum[k], part + 32 * k);
       if (threadIdx.x == 0) blocks[block * e.sums + k] = s;
     }
-    if (threadIdx.x == 0) {
-      __threadfence();
-      *last = atomicAdd(e.done + n, 1) == e.blocks - 1;
-    }
-    __syncthreads();
-    if (!*last) return;
-    __threadfence();
+    if (!last_block(e.done + n, e.blocks, reinterpret_cast<int*>(part + 96), [] { __syncthreads(); })) return;
     for (int k = 0; k < e.sums; k++) {
       double s = 0;
       for (int b = threadIdx.x; b < e.blocks; b += blockDim.x) s += static_cast<volatile double*>(blocks)[b * e.sums + k];
       s = block_sum(s, part + 32 * k);
       if (threadIdx.x == 0) e.to[n * e.sums + k] = (float)s;
     }
-    if (threadIdx.x == 0) e.done[n] = 0;  // for the next launch
   }
 };
 
 // Element at of image n, in a tensor that may have one image, or one channel of c.
 __device__ __forceinline__ float repeated(const float* p, int images, int channels, long long n, long long at, long long image, int c) {
   return p[((images == 1 ? 0 : n) * (image / c) + at / c) * channels + (channels == 1 ? 0 : at % c)];
-}
-
-// last_block reports whether this block is the last one of count to come here, to all of its threads that take part in
-// barrier, the first one among them; it sees what the others wrote before. done is 0 before and after, flag is shared memory.
-template <class Barrier>
-__device__ __forceinline__ bool last_block(int* done, int count, int* flag, Barrier barrier) {
-  __threadfence();
-  barrier();
-  if (threadIdx.x == 0) {
-    *flag = atomicAdd(done, 1) == count - 1;
-    if (*flag) *done = 0;  // for the next launch
-  }
-  barrier();
-  bool last = *flag;
-  __threadfence();
-  return last;
 }
 
 // Any index folded into [0,n) by reflection at the centres of the first and the last pixel.

@@ -30,12 +30,9 @@ func (*Backend) Stores(t kernels.Type) bool { return t == kernels.F32 || t == ke
 func wide(n int) int { return (n + 7) &^ 7 }
 
 // packHalf rounds weights to F16 and orders them [out][tap][in], the channels padded with zeros; two to a number.
-func packHalf(w kernels.ConvWeights, bare bool) []int32 {
+func packHalf(w kernels.ConvWeights) []int32 {
 	area, in := w.Size*w.Size, wide(w.In)
-	packed := make([]int32, w.Out*area*in/2)
-	if bare {
-		return packed
-	}
+	packed := make([]int32, packedLen(w))
 	for o := range w.Out {
 		for i := range w.In {
 			for t := range area {

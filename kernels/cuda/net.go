@@ -41,12 +41,16 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	c := &conv{w: w}
 	c.w.Weight, c.w.Bias = nil, nil
 	var err error
-	if w.Type == kernels.F16 {
-		if c.weight, err = keep(b, packHalf(w, b.planning)); err == nil {
-			c.tensor, err = b.tensorMap(c)
-		}
-	} else {
-		c.weight, err = keep(b, pack(w, b.planning))
+	switch {
+	case b.planning:
+		err = b.now(func() (err error) { c.weight, err = b.obtain(4 * packedLen(w)); return err })
+	case w.Type == kernels.F16:
+		c.weight, err = keep(b, packHalf(w))
+	default:
+		c.weight, err = keep(b, pack(w))
+	}
+	if err == nil && w.Type == kernels.F16 {
+		c.tensor, err = b.tensorMap(c)
 	}
 	if err != nil {
 		return nil, err
@@ -59,13 +63,17 @@ func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	return c, nil
 }
 
-// pack leaves the weights out where a plan needs their room alone.
-func pack(w kernels.ConvWeights, bare bool) []float32 {
-	area := w.Size * w.Size
-	packed := make([]float32, len(w.Weight))
-	if bare {
-		return packed
+// packedLen is how many numbers pack or packHalf makes of weights.
+func packedLen(w kernels.ConvWeights) int {
+	if w.Type == kernels.F16 {
+		return w.Out * w.Size * w.Size * wide(w.In) / 2
 	}
+	return len(w.Weight)
+}
+
+func pack(w kernels.ConvWeights) []float32 {
+	area := w.Size * w.Size
+	packed := make([]float32, packedLen(w))
 	for o := range w.Out {
 		for i := range w.In {
 			for t := range area {

@@ -70,23 +70,29 @@ KERNEL(band_cols, band_args, 256) {
 }
 KERNEL_EXPORT(band_cols)
 
-// Shared memory of a filter: GATHER_ROOM bytes where there are sums.
-KERNEL(filter_f32, filter_args, 256) {
+// Filters: sum(src, y, x) is that of the taps for pixel (y, x), where src is the channel's first number. Shared memory: GATHER_ROOM
+// bytes where there are sums.
+template <class Sum>
+__device__ __forceinline__ void filtered(const filter_args& a, Sum sum) {
   DYNAMIC_SHARED(shared);
   Elements at(a.e);
   const float* image = a.src + at.n * a.e.image;
   for (long long i = at.i; i < at.end; i += blockDim.x) {
-    int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
-    const float* src = image + c;
+    float v = a.alpha * sum(image + i % a.c, (int)(i / a.c / a.w % a.h), (int)(i / a.c % a.w));
+    if (a.add) v += a.beta * a.add[i];
+    a.dst[i] = v;
+    at.gather(i, v, a.dst);
+  }
+  at.join(shared);
+}
+
+KERNEL(filter_f32, filter_args, 256) {
+  filtered(a, [&](const float* src, int y, int x) {
     float sum = 0.f;
     for (int k = 0; k < a.taps; k++)
       sum = fmaf(a.weight[k], src[((long long)mirror(y + a.dy[k], a.h) * a.w + mirror(x + a.dx[k], a.w)) * a.c], sum);
-    sum *= a.alpha;
-    if (a.add) sum += a.beta * a.add[i];
-    a.dst[i] = sum;
-    at.gather(i, sum, a.dst);
-  }
-  at.join(shared);
+    return sum;
+  });
 }
 KERNEL_EXPORT(filter_f32)
 
@@ -110,12 +116,7 @@ __device__ __forceinline__ int mirrored(int p, int d, int n, int (&q)[2]) {
 
 // The transpose of filter_f32, gathered: every pixel looks for those that read it.
 KERNEL(filter_adjoint_f32, filter_args, 256) {
-  DYNAMIC_SHARED(shared);
-  Elements at(a.e);
-  const float* image = a.src + at.n * a.e.image;
-  for (long long i = at.i; i < at.end; i += blockDim.x) {
-    int c = (int)(i % a.c), x = (int)(i / a.c % a.w), y = (int)(i / a.c / a.w % a.h);
-    const float* src = image + c;
+  filtered(a, [&](const float* src, int y, int x) {
     float sum = 0.f;
     for (int k = 0; k < a.taps; k++) {
       int ys[2], xs[2];
@@ -123,11 +124,7 @@ KERNEL(filter_adjoint_f32, filter_args, 256) {
       for (int r = 0; r < rows; r++)
         for (int s = 0; s < cols; s++) sum = fmaf(a.weight[k], src[((long long)ys[r] * a.w + xs[s]) * a.c], sum);
     }
-    sum *= a.alpha;
-    if (a.add) sum += a.beta * a.add[i];
-    a.dst[i] = sum;
-    at.gather(i, sum, a.dst);
-  }
-  at.join(shared);
+    return sum;
+  });
 }
 KERNEL_EXPORT(filter_adjoint_f32)
