@@ -111,6 +111,15 @@ type Usage struct {
 	Scratch int64 // of operations, kept for the next ones; on a device also what else was prepared
 }
 
+// UsageOf is the memory of a backend that tells it. The reference backend, which stands in for that of the processor where there is
+// no cgo, does so of a plan only.
+func UsageOf(b Backend) Usage {
+	if a, ok := b.(Accountant); ok {
+		return a.Usage()
+	}
+	return Usage{}
+}
+
 // Storer is a Backend that stores other types than F32. It takes views of those types where the operations of Net read or
 // write activations: Src, Skip, Residual and Dst of Conv2D, x of Moments, everything of Attention, Dst and Src of LayerNorm,
 // GEGLU and Resample. All other views are F32.

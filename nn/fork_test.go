@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
@@ -69,7 +70,7 @@ func TestForks(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, want, got)
 	for _, f := range list {
-		require.Zero(t, cpu.UsageOf(f.Backend()).Weights)
+		require.Zero(t, kernels.UsageOf(f.Backend()).Weights)
 		require.NoError(t, f.Close())
 		require.NoError(t, f.Close())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spin-native/spin/internal/checkpoint"
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/solver"
 	"github.com/spin-native/spin/tensor"
@@ -246,8 +247,8 @@ func TestBands(t *testing.T) {
 		p, err := f.load(d, samples, h, w, func(d *tensor.Device, p *prior) error { run(d, p); return nil })
 		require.NoError(t, err)
 		s := run(d, p)
-		used, want := cpu.UsageOf(b), p.memory.cost.Memory
-		require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, used)
+		used, want := kernels.UsageOf(b), p.memory.cost.Memory
+		require.Equal(t, kernels.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, used)
 		require.Equal(t, int64(1), d.Stats().Allocs)
 		return p.memory, s.images
 	}

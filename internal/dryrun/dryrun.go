@@ -75,10 +75,7 @@ func Open(m Machine) (*Device, error) {
 
 // Cost is what the run so far would have taken.
 func (d *Device) Cost() Cost {
-	var u kernels.Usage
-	if a, ok := d.b.Backend.(kernels.Accountant); ok {
-		u = a.Usage()
-	}
+	u := kernels.UsageOf(d.b.Backend)
 	return Cost{d.Name(), Memory{Weights: u.Weights, Activations: d.Stats().Peak, Scratch: u.Scratch}, d.b.flop}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/spin-native/spin/internal/dryrun"
 	"github.com/spin-native/spin/internal/parity"
 	"github.com/spin-native/spin/internal/testkit"
+	"github.com/spin-native/spin/kernels"
 	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/nn"
 	"github.com/spin-native/spin/tensor"
@@ -82,13 +83,13 @@ func TestExact(t *testing.T) {
 					defer d.Close()
 					require.NoError(t, d.Reserve(want.Memory.Activations))
 					net := pass(t, d, f, c, n, edge)
-					used := cpu.Usage{Tensors: want.Memory.Activations, Weights: want.Memory.Weights, Scratch: want.Memory.Scratch}
-					require.Equal(t, used, cpu.UsageOf(b))
+					used := kernels.Usage{Tensors: want.Memory.Activations, Weights: want.Memory.Weights, Scratch: want.Memory.Scratch}
+					require.Equal(t, used, kernels.UsageOf(b))
 					require.Equal(t, int64(1), d.Stats().Allocs)
 					require.Equal(t, want.Memory.Activations, d.Stats().Peak)
 
 					call(t, net, n, edge)
-					require.Equal(t, used, cpu.UsageOf(b))
+					require.Equal(t, used, kernels.UsageOf(b))
 					require.Equal(t, int64(1), d.Stats().Allocs)
 				})
 			}
@@ -157,7 +158,7 @@ func firstStage(t *testing.T, c nn.AutoencoderConfig, tiling nn.Tiling) {
 	defer d.Close()
 	require.NoError(t, d.Reserve(want.Activations))
 	pass(d, f)
-	require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, cpu.UsageOf(b))
+	require.Equal(t, kernels.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, kernels.UsageOf(b))
 	require.Equal(t, int64(1), d.Stats().Allocs)
 }
 
@@ -197,7 +198,7 @@ func TestLatentExact(t *testing.T) {
 		d := tensor.NewDevice(b)
 		require.NoError(t, d.Reserve(want.Activations))
 		pass(d, f)
-		require.Equal(t, cpu.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, cpu.UsageOf(b))
+		require.Equal(t, kernels.Usage{Tensors: want.Activations, Weights: want.Weights, Scratch: want.Scratch}, kernels.UsageOf(b))
 		require.Equal(t, int64(1), d.Stats().Allocs)
 		require.NoError(t, d.Close())
 	}

@@ -151,8 +151,8 @@ func (b *Backend) Name() string { return b.name }
 func (b *Backend) planning() bool { return b.nowhere != nil }
 
 // Usage is the memory in use.
-func (b *Backend) Usage() Usage {
-	u := Usage{Tensors: b.tensors, Scratch: 4*int64(len(b.shared)) + b.tables}
+func (b *Backend) Usage() kernels.Usage {
+	u := kernels.Usage{Tensors: b.tensors, Scratch: 4*int64(len(b.shared)) + b.tables}
 	for _, s := range b.scratch {
 		u.Scratch += 4 * int64(len(s))
 	}

@@ -171,7 +171,7 @@ func TestHalfWeights(t *testing.T) {
 			b.Conv2D(&kernels.Conv2D{Dst: dst, Src: [2]kernels.View{src}, Kernel: k})
 			y = make([]float32, dst.Len())
 			require.NoError(t, b.Download(y, dst))
-			return y, cpu.UsageOf(b).Weights
+			return y, kernels.UsageOf(b).Weights
 		}
 		for form := kernels.Direct; form <= kernels.Winograd6; form++ {
 			full, bytes := run(false, form, w)

@@ -29,7 +29,7 @@ func Open(o Options) (kernels.Backend, error) {
 // plan is the reference backend without memory.
 type plan struct {
 	*ref.Backend
-	usage Usage
+	usage kernels.Usage
 }
 
 type planned int
@@ -40,7 +40,7 @@ type conv struct{ w kernels.ConvWeights }
 
 func (c conv) Weights() kernels.ConvWeights { return c.w }
 
-func (p *plan) Usage() Usage { return p.usage }
+func (p *plan) Usage() kernels.Usage { return p.usage }
 
 func (*plan) Fork(int) (kernels.Backend, error) { return &plan{Backend: ref.Open()}, nil }
 

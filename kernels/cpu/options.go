@@ -1,7 +1,5 @@
 package cpu
 
-import "github.com/spin-native/spin/kernels"
-
 // Options chooses how the backend runs. The zero value is right for most programs.
 type Options struct {
 	Threads int    // 0: GOMAXPROCS, which follows the limits of a container
@@ -17,16 +15,4 @@ type Options struct {
 	// Plan opens a backend that takes no memory and computes nothing, but goes through the same motions: what UsageOf then
 	// tells is exactly what the real one would take for the same calls. Downloads are zeros.
 	Plan bool
-}
-
-// Usage is the memory that a backend holds.
-type Usage = kernels.Usage
-
-// UsageOf is the memory of a backend of this package. The reference backend, which stands in where there is no cgo, tells
-// it of a plan only.
-func UsageOf(b kernels.Backend) Usage {
-	if u, ok := b.(kernels.Accountant); ok {
-		return u.Usage()
-	}
-	return Usage{}
 }

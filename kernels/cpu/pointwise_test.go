@@ -32,7 +32,7 @@ func TestSparse(t *testing.T) {
 	}
 	m := sparseMatrix(700, 60*70, 300)
 	var first []float32
-	var usage cpu.Usage
+	var usage kernels.Usage
 	for _, o := range []cpu.Options{{Threads: 1}, {Threads: 2}, {Threads: 5}, {Threads: 2, Plan: true}} {
 		b, err := cpu.Open(o)
 		require.NoError(t, err)
@@ -46,14 +46,14 @@ func TestSparse(t *testing.T) {
 		}
 		run(y, x, false)
 		run(back, y, true)
-		took := cpu.UsageOf(b)
-		if usage == (cpu.Usage{}) {
+		took := kernels.UsageOf(b)
+		if usage == (kernels.Usage{}) {
 			usage = took
 		}
 		require.Equal(t, usage, took, "%+v", o)
 		run(y, x, false)
 		run(back, y, true)
-		require.Equal(t, took, cpu.UsageOf(b))
+		require.Equal(t, took, kernels.UsageOf(b))
 		if !o.Plan {
 			require.NoError(t, b.Download(out, y))
 			require.NoError(t, b.Download(data, back))
