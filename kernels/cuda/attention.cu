@@ -8,7 +8,7 @@ constexpr int kKeys = 128;  // of a tile, and threads of a block
 // Shared memory, in floats: queries [Q][dim], sums [Q][dim], scores [Q][kKeys], then for each query the largest score so
 // far, the sum of the exponentials and the factor that scales the sums to the newest largest score.
 template <int Q, class T>
-__device__ __forceinline__ void attention(const attention_args& a) {
+__device__ __forceinline__ void attention(const attention_args& a, dim3 block) {
   DYNAMIC_SHARED(shared);
   float* query = reinterpret_cast<float*>(shared);
   float* acc = query + Q * a.dim;
@@ -16,7 +16,7 @@ __device__ __forceinline__ void attention(const attention_args& a) {
   float* top = score + Q * kKeys;
   float* total = top + Q;
   float* factor = total + Q;
-  int t = threadIdx.x, lane = t & 31, warp = t >> 5, head = blockIdx.y, n = blockIdx.z, q0 = blockIdx.x * Q;
+  int t = threadIdx.x, lane = t & 31, warp = t >> 5, head = block.y, n = block.z, q0 = block.x * Q;
   const T* qs = static_cast<const T*>(a.q) + (long long)n * a.queries * a.qc + a.qfirst + (long long)head * a.qstep;
   const T* ks = static_cast<const T*>(a.k) + (long long)n * a.keys * a.kc + a.kfirst + (long long)head * a.kstep;
   const T* vs = static_cast<const T*>(a.v) + (long long)n * a.keys * a.vc + a.vfirst + (long long)head * a.vstep;
@@ -87,7 +87,7 @@ __device__ __forceinline__ void attention(const attention_args& a) {
 }
 
 #define ATTENTION(name, Q, T)                                       \
-  KERNEL(name, attention_args, 128) { attention<Q, T>(a); }         \
+  KERNEL(name, attention_args, 128) { attention<Q, T>(a, block); }  \
   KERNEL_EXPORT(name)
 
 ATTENTION(attention_f32_8, 8, float)

@@ -31,8 +31,8 @@ struct attention_head {
   half* dst;
 };
 
-__device__ __forceinline__ attention_head head_of(const attention_args& a) {
-  int head = blockIdx.y, n = blockIdx.z;
+__device__ __forceinline__ attention_head head_of(const attention_args& a, dim3 block) {
+  int head = block.y, n = block.z;
   return {static_cast<const half*>(a.q) + (long long)n * a.queries * a.qc + a.qfirst + (long long)head * a.qstep,
           static_cast<const half*>(a.k) + (long long)n * a.keys * a.kc + a.kfirst + (long long)head * a.kstep,
           static_cast<const half*>(a.v) + (long long)n * a.keys * a.vc + a.vfirst + (long long)head * a.vstep,
@@ -43,11 +43,11 @@ __device__ __forceinline__ attention_head head_of(const attention_args& a) {
 // registers. Values are on their way during the scores' products, the next keys during the softmax.
 // Shared memory: [64][D] of queries, keys and values, halves.
 template <int D>
-__device__ __forceinline__ void attention_flash(const attention_args& a) {
+__device__ __forceinline__ void attention_flash(const attention_args& a, dim3 block) {
   DYNAMIC_SHARED(shared);
   unsigned char *sq = shared, *sk = sq + kKeyTile * D * 2, *sv = sk + kKeyTile * D * 2;
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q0 = blockIdx.x * 64;
-  attention_head h = head_of(a);
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q0 = block.x * 64;
+  attention_head h = head_of(a, block);
   float scale = a.scale * 1.44269504088896f;  // exponents are to base 2
   float sum[D / 32][1][4][4] = {};            // 32 channels each
   float top[2] = {-infinity(), -infinity()}, total[2] = {0.f, 0.f};  // of rows lane/4 and lane/4+8; total is this thread's part
@@ -166,13 +166,13 @@ __device__ __forceinline__ void attention_flash(const attention_args& a) {
 // the same queries and every other 16 channels; probabilities go through shared memory.
 // Shared memory: [32][D] of queries, two times [64][32] of keys or values, [32][64] of probabilities, halves; [2][32] floats.
 template <int D>
-__device__ __forceinline__ void attention_wide(const attention_args& a) {
+__device__ __forceinline__ void attention_wide(const attention_args& a, dim3 block) {
   constexpr int STEP = kKeyTile * 32 * 2;
   DYNAMIC_SHARED(shared);
   unsigned char *sq = shared, *steps = sq + 32 * D * 2, *sp = steps + 2 * STEP;
   float* exchange = reinterpret_cast<float*>(sp + 32 * kKeyTile * 2);
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row0 = warp % 2 * 16, part = warp / 2, q0 = blockIdx.x * 32;
-  attention_head h = head_of(a);
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row0 = warp % 2 * 16, part = warp / 2, q0 = block.x * 32;
+  attention_head h = head_of(a, block);
   float scale = a.scale * 1.44269504088896f;
   float sum[D / 32][1][2][4] = {};
   float top[2] = {-infinity(), -infinity()}, total[2] = {0.f, 0.f};
@@ -303,8 +303,8 @@ __device__ __forceinline__ void attention_wide(const attention_args& a) {
   }
 }
 
-#define FLASH(name, shape, D)                                        \
-  KERNEL(name, attention_args, 128) { attention_##shape<D>(a); }     \
+#define FLASH(name, shape, D)                                           \
+  KERNEL(name, attention_args, 128) { attention_##shape<D>(a, block); } \
   KERNEL_EXPORT(name)
 
 FLASH(attention_flash_f16_32, flash, 32)    // 12 KB

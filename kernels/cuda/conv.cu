@@ -49,11 +49,11 @@ __device__ __forceinline__ float conv_residual(const conv_args& a, int n, int y,
 
 constexpr int kDepth = 16;  // of a step along k
 
-// A block of 256 threads makes BM pixels x BN channels of image blockIdx.z, each thread TM x TN of them, 16 apart so that
+// A block of 256 threads makes BM pixels x BN channels of image block.z, each thread TM x TN of them, 16 apart so that
 // neighbouring threads write neighbouring channels. Shared memory: [kDepth][BM] of A, [kDepth][BN] of B, and row and column
 // of the BM pixels, so that the loop over them stays rolled up: its body is long.
 template <int BM, int BN>
-__device__ __forceinline__ void conv_tile(const conv_args& a) {
+__device__ __forceinline__ void conv_tile(const conv_args& a, dim3 block) {
   constexpr int TX = BN < 16 ? BN : 16, TY = 256 / TX, TM = BM / TY, TN = BN / TX;
   constexpr int STRIDE = 256 / kDepth;  // between the rows of A that a thread loads
   DYNAMIC_SHARED(shared);
@@ -61,9 +61,9 @@ __device__ __forceinline__ void conv_tile(const conv_args& a) {
   float* sb = sa + kDepth * BM;
   int* py = reinterpret_cast<int*>(sb + kDepth * BN);  // negative behind the last pixel
   int* px = py + BM;
-  int t = threadIdx.x, tx = t % TX, ty = t / TX, n = blockIdx.z;
-  long long p0 = (long long)blockIdx.x * BM, pixels = (long long)a.oh * a.ow;
-  int o0 = blockIdx.y * BN, cin = a.c[0] + a.c[1];
+  int t = threadIdx.x, tx = t % TX, ty = t / TX, n = block.z;
+  long long p0 = (long long)block.x * BM, pixels = (long long)a.oh * a.ow;
+  int o0 = block.y * BN, cin = a.c[0] + a.c[1];
   int uh = a.h, uw = a.w;
   if (a.sampling == SAMPLE_UP2) uh *= 2, uw *= 2;
   if (a.sampling == SAMPLE_DOWN2) uh /= 2, uw /= 2;
@@ -157,8 +157,8 @@ __device__ __forceinline__ void conv_tile(const conv_args& a) {
   }
 }
 
-#define CONV(name, BM, BN)                                     \
-  KERNEL(name, conv_args, 256) { conv_tile<BM, BN>(a); }       \
+#define CONV(name, BM, BN)                                      \
+  KERNEL(name, conv_args, 256) { conv_tile<BM, BN>(a, block); } \
   KERNEL_EXPORT(name)
 
 CONV(conv_f32_64x64, 64, 64)
@@ -169,16 +169,16 @@ CONV(conv_f32_16x64, 16, 64)  // few pixels: fully connected layers, the deepest
 //
 //   dst[o] = sum over i of act(src[i]) weight[i][o] + bias[o]
 //
-// A block of 256 threads makes 64 outputs of one layer for image blockIdx.y, each as the sum of four parts: every fourth
+// A block of 256 threads makes 64 outputs of one layer for image block.y, each as the sum of four parts: every fourth
 // input. Reading the weights, once for each image, bounds it. Shared memory: [cin] inputs, [4][64] sums.
 KERNEL(linear_f32, linear_args, 256) {
   DYNAMIC_SHARED(shared);
   float *part = reinterpret_cast<float*>(shared), *x = part + 256;
-  int t = threadIdx.x, n = blockIdx.y, block = blockIdx.x, j = 0;
+  int t = threadIdx.x, n = block.y, number = block.x, j = 0;
   for (int step = 64; step > 0; step >>= 1)
-    if (j + step < a.layers && a.layer[j + step].first <= block) j += step;
+    if (j + step < a.layers && a.layer[j + step].first <= number) j += step;
   const linear_layer& l = a.layer[j];
-  int o = (block - l.first) * 64 + (t & 63);
+  int o = (number - l.first) * 64 + (t & 63);
   for (int i = t; i < a.cin; i += 256) x[i] = conv_activation(a.act, a.src[(long long)n * a.cin + i]);
   __syncthreads();
   float sum = 0.f;

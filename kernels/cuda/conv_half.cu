@@ -33,17 +33,17 @@ __device__ __forceinline__ void conv_step(float (&acc)[MI][NI][4], const unsigne
   }
 }
 
-// Implicit GEMM over BM pixels, row by row through the image, x BN channels; blockIdx.z is image * splits + split. Every
+// Implicit GEMM over BM pixels, row by row through the image, x BN channels; block.z is image * splits + split. Every
 // tap reads its pixels again, so any size, stride and padding will do, 1x1 too; the source is as it is, or enlarged.
 // Shared memory: kStages of [BM][kStep] of A and [BN][kStep] of B, halves.
 template <int BM, int BN, int WM, int WN>
-__device__ __forceinline__ void conv_gemm(const conv_half_args& a) {
+__device__ __forceinline__ void conv_gemm(const conv_half_args& a, dim3 block, dim3 grid) {
   constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
   constexpr int LOADS = BM / ROWS, STAGE = (BM + BN) * kStep * 2;
   DYNAMIC_SHARED(shared);
   int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
-  int n = blockIdx.z / a.splits, split = blockIdx.z % a.splits, o0 = blockIdx.y * BN;
-  int pixels = a.oh * a.ow, p0 = blockIdx.x * BM;
+  int n = block.z / a.splits, split = block.z % a.splits, o0 = block.y * BN;
+  int pixels = a.oh * a.ow, p0 = block.x * BM;
   int uh = a.h << a.up, uw = a.w << a.up, cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1], taps = a.size * a.size, deep = taps * cin;
   int steps = (deep + skip + kStep - 1) / kStep;
   int first = (int)((long long)steps * split / a.splits), count = (int)((long long)steps * (split + 1) / a.splits) - first;
@@ -120,27 +120,27 @@ __device__ __forceinline__ void conv_gemm(const conv_half_args& a) {
   }
   cp_async_wait<0>();
   int rows = pixels - p0 < BM ? pixels - p0 : BM;
-  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)blockIdx.x, (int)gridDim.x, o0, split}, wm, wn, rows, [&](int row, int& y, int& x) {
+  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)block.x, (int)grid.x, o0, split}, wm, wn, rows, [&](int row, int& y, int& x) {
     y = (p0 + row) / a.ow;
     x = (p0 + row) % a.ow;
     return row < rows;
   }, [] { __syncthreads(); });
 }
 
-// 3x3 convolution of stride 1 and padding 1 over TH x TW pixels, blockIdx.x counts them row by row: 32 channels of the tile
+// 3x3 convolution of stride 1 and padding 1 over TH x TW pixels, block.x counts them row by row: 32 channels of the tile
 // and of the pixels around it are copied once for all nine taps, and normalised and activated where they lie, so an
 // activation is computed (TH+2)(TW+2)/(TH TW) times a pixel and not nine times.
 // Shared memory: two times [(TH+2)(TW+2)][kStep] of A, kStages of [BN][kStep] of B, halves.
 template <int TH, int TW, int BN, int WM, int WN>
-__device__ __forceinline__ void conv_halo(const conv_half_args& a) {
+__device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, dim3 grid) {
   constexpr int BM = TH * TW, HW = TW + 2, HALO = (TH + 2) * HW;
   constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
   constexpr int HALO_BYTES = (HALO * kStep * 2 + 127) / 128 * 128, B_BYTES = BN * kStep * 2;
   DYNAMIC_SHARED(shared);
   unsigned char* sb = shared + 2 * HALO_BYTES;
   int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
-  int n = blockIdx.z / a.splits, split = blockIdx.z % a.splits, o0 = blockIdx.y * BN;
-  int across = (a.ow + TW - 1) / TW, y0 = (int)blockIdx.x / across * TH, x0 = (int)blockIdx.x % across * TW;
+  int n = block.z / a.splits, split = block.z % a.splits, o0 = block.y * BN;
+  int across = (a.ow + TW - 1) / TW, y0 = (int)block.x / across * TH, x0 = (int)block.x % across * TW;
   int cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1];
   int piece = tid % kPieces, row0 = tid / kPieces;
 
@@ -274,7 +274,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a) {
   }
   cp_async_wait<0>();
   int th = a.oh - y0 < TH ? a.oh - y0 : TH, tw = a.ow - x0 < TW ? a.ow - x0 : TW;
-  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)blockIdx.x, (int)gridDim.x, o0, split}, wm, wn, th * tw, [&](int row, int& y, int& x) {
+  conv_end<BM, BN, WM, WN>(a, acc, shared, {n, (int)block.x, (int)grid.x, o0, split}, wm, wn, th * tw, [&](int row, int& y, int& x) {
     y = y0 + row / TW;
     x = x0 + row % TW;
     return row / TW < th && row % TW < tw;
@@ -290,7 +290,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a) {
 #endif
 
 #define CONV_GEMM(name, BM, BN, WM, WN)                                                            \
-  KERNEL(name, conv_half_args, CONV_BOUNDS(BM, BN, WM, WN)) { conv_gemm<BM, BN, WM, WN>(a); }      \
+  KERNEL(name, conv_half_args, CONV_BOUNDS(BM, BN, WM, WN)) { conv_gemm<BM, BN, WM, WN>(a, block, grid); }      \
   KERNEL_EXPORT(name)
 
 CONV_GEMM(conv_gemm_f16_128x128, 128, 128, 64, 32)  // 256 threads, 48 KB
@@ -300,7 +300,7 @@ CONV_GEMM(conv_gemm_f16_64x32, 64, 32, 32, 16)      // 128 threads, 18 KB
 CONV_GEMM(conv_gemm_f16_128x16, 128, 16, 32, 16)    // 128 threads, 27 KB: few output channels
 
 #define CONV_HALO(name, TH, TW, BN, WM, WN)                                                        \
-  KERNEL(name, conv_half_args, CONV_BOUNDS(TH * TW, BN, WM, WN)) { conv_halo<TH, TW, BN, WM, WN>(a); } \
+  KERNEL(name, conv_half_args, CONV_BOUNDS(TH * TW, BN, WM, WN)) { conv_halo<TH, TW, BN, WM, WN>(a, block, grid); } \
   KERNEL_EXPORT(name)
 
 CONV_HALO(conv_halo_f16_8x16x128, 8, 16, 128, 64, 32)  // 256 threads, 46.5 KB
@@ -321,7 +321,7 @@ __device__ __forceinline__ float input_value(const conv_input_args& a, int n, in
 // multiples of 8, means of 2x2 pixels, normalised inputs of 1x1 convolutions. A thread for 8 channels of a pixel; those
 // beyond the sources' are zero.
 KERNEL(conv_input_f16, conv_input_args, 256) {
-  long long i = thread_index();
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   int groups = a.cp / 8, c = (int)(i % groups) * 8, cin = a.c[0] + a.c[1];
   long long p = i / groups;

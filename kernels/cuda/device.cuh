@@ -99,8 +99,13 @@ __device__ __forceinline__ void mma_tile(float (&d)[MI][NI][4], const unsigned (
 #include "cuemu.h"
 #endif
 
-// What follows args is for __launch_bounds__: threads and, optionally, blocks that a multiprocessor is to hold.
-#define KERNEL(name, args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const args a)
+// A kernel's work is name_block, a function of the arguments, of a block's number, and of the size of the grid: those of a launch
+// of its own, or of a phase among several that one launch runs (together.cu). What follows args is for __launch_bounds__:
+// threads and, optionally, blocks that a multiprocessor is to hold.
+#define KERNEL(name, args, ...)                                                               \
+  static __device__ __forceinline__ void name##_block(const args& a, dim3 block, dim3 grid);  \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const args a) { name##_block(a, blockIdx, gridDim); } \
+  static __device__ __forceinline__ void name##_block(const args& a, dim3 block, dim3 grid)
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
@@ -119,7 +124,7 @@ __device__ __forceinline__ void store(void* p, int halves, long long i, float v)
 }
 
 // A thread's number in a grid of one dimension.
-__device__ __forceinline__ long long thread_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ long long thread_index(unsigned block) { return (long long)block * blockDim.x + threadIdx.x; }
 
 // The sum, or the largest, of the values of a warp, the same in all lanes. The order of the additions is fixed.
 template <class T>
@@ -159,19 +164,24 @@ __device__ __forceinline__ bool last_block(int* done, int count, int* flag, Barr
   return last;
 }
 
+// For __launch_bounds__ of the kernels of corrections: the threads of a block, and blocks that share a multiprocessor. Up to 64
+// registers, where a heuristic of the compiler's would spill to make do with 32 or 48.
+#define PIXEL_BLOCK 256, 4
+
 // Elements are those of one image that a block works on, number and following, and what it gathers of them:
 //
-//   for (const Elements...; i < end; i += blockDim.x) { dst[i] = v; gather(i, v); }
+//   for (Elements at(a.e, block.x); i < end; i += blockDim.x) { dst[i] = v; gather(i, v); }
 //   join(shared);
 //
 // Elements are counted over all images. join is for all threads of a block of at most 1024, with GATHER_ROOM bytes of shared
 // memory where there are sums. The block of an image that finishes last adds the sums of all blocks, in their order.
 struct Elements {
   const elements_args& e;
+  int block;  // of the image
   long long n, end, i;
   double sum[3];
-  __device__ __forceinline__ explicit Elements(const elements_args& args) : e(args), n(blockIdx.x / e.blocks), sum{0, 0, 0} {
-    long long at = (blockIdx.x - n * e.blocks) * (long long)e.per;
+  __device__ __forceinline__ Elements(const elements_args& args, unsigned number) : e(args), block(number % e.blocks), n(number / e.blocks), sum{0, 0, 0} {
+    long long at = block * (long long)e.per;
     end = n * e.image + (at + e.per < e.image ? at + e.per : e.image);
     i = n * e.image + at + threadIdx.x;
   }
@@ -187,7 +197,6 @@ struct Elements {
     if (!e.sums) return;
     double* part = reinterpret_cast<double*>(shared);
     double* blocks = e.part + n * e.blocks * e.sums;
-    int block = (int)(blockIdx.x - n * e.blocks);
 #pragma unroll
     for (int k = 0; k < 3; k++) {
       if (k >= e.sums) break;

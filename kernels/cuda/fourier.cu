@@ -8,10 +8,6 @@
 // launch of dft_f32 for each radix.
 #include "device.cuh"
 
-// The threads of a block, and how many blocks share a multiprocessor: up to 64 registers, where a heuristic of the compiler's
-// would spill to make do with 48.
-#define FFT_BLOCK 256, 4
-
 __device__ __forceinline__ float2 operator+(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 __device__ __forceinline__ float2 operator-(float2 a, float2 b) { return make_float2(a.x - b.x, a.y - b.y); }
 __device__ __forceinline__ float2 times(float2 a, float2 b) { return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }
@@ -147,8 +143,8 @@ struct Tile {
   int n, lines;
   long long inner, outers, outer, first;
   bool few;
-  __device__ __forceinline__ Tile(const fft_args& a)
-      : n(a.plan.n), lines(a.lines), inner(a.inner), outers(a.outer), outer(blockIdx.x), first(0), few(a.inner < a.lines) {
+  __device__ __forceinline__ Tile(const fft_args& a, unsigned block)
+      : n(a.plan.n), lines(a.lines), inner(a.inner), outers(a.outer), outer(block), first(0), few(a.inner < a.lines) {
     if (few) {
       outer *= lines / inner;
     } else {
@@ -171,10 +167,10 @@ struct Tile {
 };
 
 // Shared memory: twice [n][lines] complex elements.
-KERNEL(fft_f32, fft_args, FFT_BLOCK) {
+KERNEL(fft_f32, fft_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
-  const Tile tile(a);
+  const Tile tile(a, block.x);
   int size = tile.n * tile.lines;
   const float2* src = reinterpret_cast<const float2*>(a.src);
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
@@ -198,8 +194,8 @@ KERNEL_EXPORT(fft_f32)
 
 // One radix in the device's memory, a thread for each element. dst must not be src. For Deconvolve it reads and writes real
 // numbers, and divides by a squared spectrum.
-KERNEL(dft_f32, dft_args, 256) {
-  long long i = thread_index();
+KERNEL(dft_f32, dft_args, PIXEL_BLOCK) {
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   long long size = a.n * a.inner, s = a.inner * a.before, o = i % size, p = o / (s * a.radix);
   long long first = i - o + o % s + s * p, stride = size / a.radix;
@@ -251,11 +247,11 @@ __device__ __forceinline__ float2 fold(const circle_args& a, const float2* x, in
 }
 
 // Lays rows of the image on circles and transforms them. A line is one plane of one row.
-KERNEL(circle_in_f32, circle_args, FFT_BLOCK) {
+KERNEL(circle_in_f32, circle_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per;
-  long long first = (long long)blockIdx.x * per;
+  long long first = (long long)block.x * per;
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
     int j = i / n, at = i % n, c = (int)((first + j) % a.planes) * 2;
     float2 z = make_float2(0.f, 0.f);
@@ -280,11 +276,11 @@ KERNEL_EXPORT(circle_in_f32)
 
 // Lays columns of the frame on circles, transforms them, does with the kernel's spectrum what is to be done, transforms
 // back, and folds the circles onto the columns. dst is src.
-KERNEL(circle_columns_f32, circle_args, FFT_BLOCK) {
+KERNEL(circle_columns_f32, circle_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
-  int n = a.plan.n, per = a.per, size = n * per, tiles = (a.width + per - 1) / per, first = (int)(blockIdx.x % tiles) * per;
-  float2* frame = reinterpret_cast<float2*>(a.dst) + blockIdx.x / tiles * (long long)a.h * a.width + first;
+  int n = a.plan.n, per = a.per, size = n * per, tiles = (a.width + per - 1) / per, first = (int)(block.x % tiles) * per;
+  float2* frame = reinterpret_cast<float2*>(a.dst) + block.x / tiles * (long long)a.h * a.width + first;
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
     int j = i % per;
     float weight;
@@ -325,12 +321,12 @@ KERNEL_EXPORT(circle_columns_f32)
 
 // Transforms rows of the frame back and folds them onto rows of the image: dst = alpha * rows + beta * add. A block's rows are of
 // one image. Sums take the place of what was transformed.
-KERNEL(circle_out_f32, circle_args, FFT_BLOCK) {
+KERNEL(circle_out_f32, circle_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float2* x = reinterpret_cast<float2*>(shared);
   int n = a.plan.n, per = a.per, size = n * per;
-  Elements at(a.e);
-  long long first = at.n * a.lines + (blockIdx.x - at.n * a.e.blocks) * per, end = (at.n + 1) * a.lines;
+  Elements at(a.e, block.x);
+  long long first = at.n * a.lines + (long long)at.block * per, end = (at.n + 1) * a.lines;
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
     int j = i / n, p = i % n;
     float2 z = make_float2(0.f, 0.f);

@@ -3,7 +3,7 @@
 #include "device.cuh"
 
 KERNEL(nearest_f32, nearest_args, 256) {
-  long long p = thread_index() >> 5;
+  long long p = thread_index(block.x) >> 5;
   int lane = threadIdx.x & 31;
   if (p >= a.pixels) return;  // whole warps
   const float* x = a.x + p * a.dim;

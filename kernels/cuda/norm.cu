@@ -6,10 +6,10 @@ constexpr int kBand = 1024;  // pixels of a block of moments_part
 // Sums of the deviations from the image's first pixel, and of their squares, over one band of pixels. A block is 32
 // channels x 8 pixels. Shared memory: [2][8][32] doubles.
 template <class T>
-__device__ __forceinline__ void moments_band(const moments_args& a) {
+__device__ __forceinline__ void moments_band(const moments_args& a, dim3 block) {
   DYNAMIC_SHARED(shared);
   double* part = reinterpret_cast<double*>(shared);
-  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = blockIdx.y * 32 + lane, n = blockIdx.z, band = blockIdx.x;
+  int lane = threadIdx.x & 31, row = threadIdx.x >> 5, c = block.y * 32 + lane, n = block.z, band = block.x;
   const T* x = static_cast<const T*>(a.x) + (long long)n * a.pixels * a.c + c;
   double sum = 0, squares = 0;
   if (c < a.c) {
@@ -34,15 +34,15 @@ __device__ __forceinline__ void moments_band(const moments_args& a) {
     out[a.c] = squares;
   }
 }
-KERNEL(moments_part, moments_args, 256) { moments_band<float>(a); }
+KERNEL(moments_part, moments_args, 256) { moments_band<float>(a, block); }
 KERNEL_EXPORT(moments_part)
-KERNEL(moments_part_f16, moments_args, 256) { moments_band<half>(a); }
+KERNEL(moments_part_f16, moments_args, 256) { moments_band<half>(a, block); }
 KERNEL_EXPORT(moments_part_f16)
 
 // Joins the bands: a thread for each channel of each image.
 template <class T>
-__device__ __forceinline__ void moments_sum(const moments_args& a) {
-  int c = blockIdx.x * blockDim.x + threadIdx.x, n = blockIdx.y;
+__device__ __forceinline__ void moments_sum(const moments_args& a, dim3 block) {
+  int c = block.x * blockDim.x + threadIdx.x, n = block.y;
   if (c >= a.c) return;
   const double* part = a.part + (long long)n * a.bands * 2 * a.c + c;
   double sum = 0, squares = 0;
@@ -55,19 +55,19 @@ __device__ __forceinline__ void moments_sum(const moments_args& a) {
   out[0] = (float)((double)to_float(static_cast<const T*>(a.x)[(long long)n * a.pixels * a.c + c]) + sum / count);
   out[a.c] = m2 < 0 ? 0.f : (float)m2;
 }
-KERNEL(moments_join, moments_args, 128) { moments_sum<float>(a); }
+KERNEL(moments_join, moments_args, 128) { moments_sum<float>(a, block); }
 KERNEL_EXPORT(moments_join)
-KERNEL(moments_join_f16, moments_args, 128) { moments_sum<half>(a); }
+KERNEL(moments_join_f16, moments_args, 128) { moments_sum<half>(a, block); }
 KERNEL_EXPORT(moments_join_f16)
 
 // A block for each image.
-KERNEL(norm_f32, norm_args, kNormThreads) { norm_image(a, blockIdx.x); }
+KERNEL(norm_f32, norm_args, kNormThreads) { norm_image(a, block.x); }
 KERNEL_EXPORT(norm_f32)
 
 // A warp for each pixel: the mean, then the squared deviations from it.
 template <class T>
-__device__ __forceinline__ void layernorm(const layernorm_args& a) {
-  long long p = thread_index() >> 5;
+__device__ __forceinline__ void layernorm(const layernorm_args& a, dim3 block) {
+  long long p = thread_index(block.x) >> 5;
   int lane = threadIdx.x & 31;
   if (p >= a.pixels) return;  // whole warps
   const T* x = static_cast<const T*>(a.src) + p * a.c;
@@ -79,7 +79,7 @@ __device__ __forceinline__ void layernorm(const layernorm_args& a) {
   float inv = (float)(1.0 / sqrt(warp_sum(dev) / a.c + (double)a.eps));
   for (int k = lane; k < a.c; k += 32) put(dst[k], fmaf(a.gamma[k] * (float)(to_float(x[k]) - mean), inv, a.beta[k]));
 }
-KERNEL(layernorm_f32, layernorm_args, 256) { layernorm<float>(a); }
+KERNEL(layernorm_f32, layernorm_args, 256) { layernorm<float>(a, block); }
 KERNEL_EXPORT(layernorm_f32)
-KERNEL(layernorm_f16, layernorm_args, 256) { layernorm<half>(a); }
+KERNEL(layernorm_f16, layernorm_args, 256) { layernorm<half>(a, block); }
 KERNEL_EXPORT(layernorm_f16)

@@ -3,9 +3,9 @@
 #include "device.cuh"
 
 // Sums of products in F64.
-KERNEL(dot_f32, dot_args, 256) {
+KERNEL(dot_f32, dot_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   for (long long i = at.i; i < at.end; i += blockDim.x) at.gather(i, a.b[i], nullptr);
   at.join(shared);
 }
@@ -28,11 +28,11 @@ __device__ __forceinline__ float band_end(const band_args& a, float u, long long
 
 // Separable in one pass, where a row of src fits into shared memory: a block makes a row of dst. Shared memory: GATHER_ROOM
 // bytes, and a row of src.
-KERNEL(separable_f32, band_args, 256) {
+KERNEL(separable_f32, band_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float* line = reinterpret_cast<float*>(shared + GATHER_ROOM);
-  Elements at(a.e);
-  int y = (int)(blockIdx.x - at.n * a.e.blocks), width = a.m.cols * a.c;
+  Elements at(a.e, block.x);
+  int y = at.block, width = a.m.cols * a.c;
   const float* src = a.src + at.n * a.rows.cols * width;
   for (int j = threadIdx.x; j < width; j += blockDim.x) line[j] = band_row(a.rows, src + j, width, y);
   __syncthreads();
@@ -47,8 +47,8 @@ KERNEL(separable_f32, band_args, 256) {
 KERNEL_EXPORT(separable_f32)
 
 // The first pass of Separable: dst [n][rows][inner] = matrix x src [n][cols][inner].
-KERNEL(band_rows, band_args, 256) {
-  long long i = thread_index();
+KERNEL(band_rows, band_args, PIXEL_BLOCK) {
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   long long in = i % a.inner, row = i / a.inner;
   a.dst[i] = band_row(a.m, a.src + row / a.m.rows * a.m.cols * a.inner + in, a.inner, (int)(row % a.m.rows));
@@ -56,9 +56,9 @@ KERNEL(band_rows, band_args, 256) {
 KERNEL_EXPORT(band_rows)
 
 // The second pass, along the rows of pixels, with what follows it.
-KERNEL(band_cols, band_args, 256) {
+KERNEL(band_cols, band_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   for (long long i = at.i; i < at.end; i += blockDim.x) {
     int x = (int)(i / a.c % a.w);
     long long y = i / a.c / a.w;
@@ -73,9 +73,9 @@ KERNEL_EXPORT(band_cols)
 // Filters: sum(src, y, x) is that of the taps for pixel (y, x), where src is the channel's first number. Shared memory: GATHER_ROOM
 // bytes where there are sums.
 template <class Sum>
-__device__ __forceinline__ void filtered(const filter_args& a, Sum sum) {
+__device__ __forceinline__ void filtered(const filter_args& a, unsigned block, Sum sum) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block);
   const float* image = a.src + at.n * a.e.image;
   for (long long i = at.i; i < at.end; i += blockDim.x) {
     float v = a.alpha * sum(image + i % a.c, (int)(i / a.c / a.w % a.h), (int)(i / a.c % a.w));
@@ -86,8 +86,8 @@ __device__ __forceinline__ void filtered(const filter_args& a, Sum sum) {
   at.join(shared);
 }
 
-KERNEL(filter_f32, filter_args, 256) {
-  filtered(a, [&](const float* src, int y, int x) {
+KERNEL(filter_f32, filter_args, PIXEL_BLOCK) {
+  filtered(a, block.x, [&](const float* src, int y, int x) {
     float sum = 0.f;
     for (int k = 0; k < a.taps; k++)
       sum = fmaf(a.weight[k], src[((long long)mirror(y + a.dy[k], a.h) * a.w + mirror(x + a.dx[k], a.w)) * a.c], sum);
@@ -115,8 +115,8 @@ __device__ __forceinline__ int mirrored(int p, int d, int n, int (&q)[2]) {
 }
 
 // The transpose of filter_f32, gathered: every pixel looks for those that read it.
-KERNEL(filter_adjoint_f32, filter_args, 256) {
-  filtered(a, [&](const float* src, int y, int x) {
+KERNEL(filter_adjoint_f32, filter_args, PIXEL_BLOCK) {
+  filtered(a, block.x, [&](const float* src, int y, int x) {
     float sum = 0.f;
     for (int k = 0; k < a.taps; k++) {
       int ys[2], xs[2];

@@ -2,21 +2,21 @@
 #include "device.cuh"
 
 template <class T>
-__device__ __forceinline__ void geglu(const geglu_args& a) {
-  long long i = thread_index();
+__device__ __forceinline__ void geglu(const geglu_args& a, dim3 block) {
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   const T* s = static_cast<const T*>(a.src) + i / a.c * 2 * a.c + i % a.c;
   put(static_cast<T*>(a.dst)[i], to_float(s[0]) * to_float(s[a.c]) * normcdff(to_float(s[a.c])));
 }
-KERNEL(geglu_f32, geglu_args, 256) { geglu<float>(a); }
+KERNEL(geglu_f32, geglu_args, 256) { geglu<float>(a, block); }
 KERNEL_EXPORT(geglu_f32)
-KERNEL(geglu_f16, geglu_args, 256) { geglu<half>(a); }
+KERNEL(geglu_f16, geglu_args, 256) { geglu<half>(a, block); }
 KERNEL_EXPORT(geglu_f16)
 
 // From S to D: at twice or half the size, or the same.
 template <class D, class S>
-__device__ __forceinline__ void resample(const resample_args& a) {
-  long long i = thread_index();
+__device__ __forceinline__ void resample(const resample_args& a, dim3 block) {
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   const S* src = static_cast<const S*>(a.src);
   D& dst = static_cast<D*>(a.dst)[i];
@@ -32,8 +32,8 @@ __device__ __forceinline__ void resample(const resample_args& a) {
     put(dst, 0.25f * (to_float(s[0]) + to_float(s[a.c]) + to_float(s[row]) + to_float(s[row + a.c])));
   }
 }
-#define RESAMPLE(name, D, S)                                   \
-  KERNEL(name, resample_args, 256) { resample<D, S>(a); }      \
+#define RESAMPLE(name, D, S)                                     \
+  KERNEL(name, resample_args, 256) { resample<D, S>(a, block); } \
   KERNEL_EXPORT(name)
 
 RESAMPLE(resample_f32, float, float)
@@ -42,9 +42,9 @@ RESAMPLE(resample_f16_f32, half, float)
 RESAMPLE(resample_f32_f16, float, half)
 
 // Shared memory of a kernel that gathers: GATHER_ROOM bytes where there are sums.
-KERNEL(blend_f32, blend_args, 256) {
+KERNEL(blend_f32, blend_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   for (long long i = at.i; i < at.end; i += blockDim.x) {
     long long in = i - at.n * a.e.image;
     float sum = 0.f;
@@ -69,10 +69,10 @@ KERNEL(blend_f32, blend_args, 256) {
 KERNEL_EXPORT(blend_f32)
 
 // Shared memory: two floats.
-KERNEL(conjugate_f32, conjugate_args, 256) {
+KERNEL(conjugate_f32, conjugate_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
   float* step = reinterpret_cast<float*>(shared);  // alpha and beta
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   if (threadIdx.x == 0) {
     const float* sums = a.sums + at.n * a.kinds;
     double kappa = sums[0], zr = sums[1], beta = 0;
@@ -83,7 +83,7 @@ KERNEL(conjugate_f32, conjugate_args, 256) {
     }
     step[0] = (float)(kappa == 0 ? 0 : zr / kappa);
     step[1] = (float)beta;
-    if (blockIdx.x == at.n * a.e.blocks) {
+    if (at.block == 0) {
       a.after[2 * at.n] = sums[1];
       a.after[2 * at.n + 1] = (float)kappa;
     }
@@ -117,9 +117,9 @@ __device__ __forceinline__ float residual(const local_args& l, const Elements& a
   return r;
 }
 
-KERNEL(accelerate_f32, accelerate_args, 256) {
+KERNEL(accelerate_f32, accelerate_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   if (stops(a.loss, a.counts, a.limit, at.n)) return;
   for (long long i = at.i; i < at.end; i += blockDim.x) {
     float z = a.z[i], grad = a.local.y ? a.local.gain * residual(a.local, at, i, z) : a.grad[i];
@@ -134,9 +134,9 @@ KERNEL(accelerate_f32, accelerate_args, 256) {
 }
 KERNEL_EXPORT(accelerate_f32)
 
-KERNEL(adam_f32, adam_args, 256) {
+KERNEL(adam_f32, adam_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   if (stops(a.loss, a.counts, a.limit, at.n)) return;
   for (long long i = at.i; i < at.end; i += blockDim.x) {
     float x = a.x[i], grad = a.local.y ? a.local.gain * residual(a.local, at, i, x) : a.grad[i];
@@ -162,8 +162,8 @@ __device__ __forceinline__ float absolute(float x, float y) {
   return large == 0.f ? x + y : large * sqrtf(fmaf(t, t, 1.f));  // the sum, as one of them may be NaN
 }
 
-KERNEL(pointwise_f32, pointwise_args, 256) {
-  long long i = thread_index();
+KERNEL(pointwise_f32, pointwise_args, PIXEL_BLOCK) {
+  long long i = thread_index(block.x);
   if (i >= a.count) return;
   float b = 0.f;
   if (a.b) {

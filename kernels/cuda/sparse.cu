@@ -2,9 +2,9 @@
 // registers. The order of the additions depends on the matrix alone.
 #include "device.cuh"
 
-KERNEL(sparse_f32, sparse_args, 256) {
+KERNEL(sparse_f32, sparse_args, PIXEL_BLOCK) {
   DYNAMIC_SHARED(shared);
-  Elements at(a.e);
+  Elements at(a.e, block.x);
   int lane = threadIdx.x % a.lanes;
   const float* src = a.src + at.n * a.cols * a.c;
   for (long long i = at.i; i - threadIdx.x < at.end; i += blockDim.x) {
