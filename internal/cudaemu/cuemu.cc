@@ -3,8 +3,13 @@
 #include "tensormap.h"
 
 #include <stdio.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <atomic>
 #include <map>
 #include <mutex>
@@ -116,8 +121,12 @@ struct Named {  // a barrier for some of the threads
   std::vector<Fiber*> waiters;
 };
 
+struct Watch { Fiber* f; const int* p; int v; };  // a thread that waits until *p is not v
+
+struct Grid;
 struct Block {
   const Kernel* k;
+  Grid* grid;
   void** params;
   std::vector<Fiber*> fibers;
   std::vector<Warp> warps;
@@ -128,10 +137,45 @@ struct Block {
   size_t bytes = 0;  // of shared
   std::map<mbarrier*, Barrier> barriers;
   std::map<int, Named> named;
+  std::vector<Watch> watching;
+  std::atomic<bool> awake{true};
   std::string error;
   Fiber* current = nullptr;
   Fiber main;
   unsigned rng = 1;
+};
+
+// Grid is what the blocks of a launch have in common. It locks and sleeps in ways that the race detector does not know: it
+// would see an order between blocks that the kernel does not make.
+struct Grid {
+  const bool cooperative;
+  const size_t blocks;
+  std::atomic<size_t> preparing;   // blocks that do not have their threads yet
+  std::atomic<int> turn{0};        // grows when a block may go on
+  std::atomic<bool> locked{false};
+  size_t running;                  // blocks that neither wait nor have ended
+  std::vector<Block*> waiting;
+  std::atomic<size_t> asleep{0};   // the number of waiting
+  Grid(size_t n, bool c) : cooperative(c), blocks(n), preparing(n), running(n) { waiting.reserve(n); }
+
+  void lock() { while (locked.exchange(true)) sched_yield(); }
+  void unlock() { locked = false; }
+  void wake() {
+    turn++;
+    syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+  template <class F> void sleep_until(F done) {
+    for (int seen; seen = turn, !done();) syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+  }
+  // gather holds the blocks of a cooperative launch until all have their threads, for which they take turns.
+  void gather() {
+    if (!cooperative) return;
+    if (!--preparing) wake();
+    else sleep_until([&] { return !preparing; });
+  }
+  void look();
+  void wait(Block* b);
+  void end();
 };
 
 enum Order { kForward, kReverse, kRandom };
@@ -216,8 +260,7 @@ int pick(Block* b, unsigned set, int from) {  // a lane of set, from `from` on
   }
 }
 
-// next finds who runs after the current fiber stopped; null when nobody can.
-Fiber* next(Block* b) {
+Fiber* next_ready(Block* b) {
   int nw = (int)b->warps.size();
   int w = b->current == &b->main ? (order() == kReverse ? nw - 1 : 0) : b->current->index >> 5;
   if (order() == kRandom) {
@@ -233,8 +276,77 @@ Fiber* next(Block* b) {
   return nullptr;
 }
 
+// fail notes the first error of a block, which thread f made.
+void fail(Block* b, const Fiber* f, const char* what) {
+  if (!b->error.empty()) return;
+  char s[256];
+  snprintf(s, sizeof s, "%s (block %u,%u,%u thread %u,%u,%u)", what, f->bid.x, f->bid.y, f->bid.z, f->tid.x, f->tid.y, f->tid.z);
+  b->error = s;
+  tsan_release(&b->start);  // for whoever reads it
+}
+
+// satisfied makes those threads of a block ready whose waiting is over, and tells whether there are any.
+bool satisfied(Block* b) {
+  size_t left = 0;
+  for (const Watch& w : b->watching) {
+    if (__atomic_load_n(w.p, __ATOMIC_SEQ_CST) == w.v) b->watching[left++] = w;
+    else b->warps[w.f->index >> 5].ready |= 1u << w.f->lane;
+  }
+  bool any = left < b->watching.size();
+  b->watching.resize(left);
+  return any;
+}
+
+// look wakes the blocks that may go on. Where no block is left that could change anything, all are woken, with nothing ready.
+void Grid::look() {
+  size_t left = 0;
+  for (Block* b : waiting) {
+    if (satisfied(b)) b->awake = true;
+    else waiting[left++] = b;
+  }
+  running += waiting.size() - left;
+  if (!running)
+    for (; left; running++) waiting[--left]->awake = true;
+  bool any = left < waiting.size();
+  waiting.resize(left);
+  asleep = left;
+  if (any) wake();
+}
+void Grid::wait(Block* b) {
+  lock();
+  b->awake = false;
+  waiting.push_back(b);
+  asleep++;
+  running--;
+  look();
+  unlock();
+  sleep_until([&] { return b->awake.load(); });
+}
+void Grid::end() {
+  lock();
+  running--;
+  look();
+  unlock();
+}
+
+// next finds who runs after the current fiber stopped; null when nobody can. When nobody else of the block is left to run
+// the block waits as long as its threads do that called wait_while.
+Fiber* next(Block* b) {
+  Fiber* f = next_ready(b);
+  if (f || b->watching.empty()) return f;
+  Grid& g = *b->grid;
+  const Fiber* who = b->watching[0].f;
+  if (!satisfied(b)) {
+    if (!g.cooperative && g.blocks > 1) fail(b, who, "wait_while for another block, in a launch that is not cooperative");
+    else g.wait(b);
+  }
+  f = next_ready(b);
+  if (!f) fail(b, who, "deadlock: wait_while for what no block that is left will change");
+  return f;
+}
+
 void stuck(Block* b) {
-  if (b->error.empty()) b->error = "deadlock: the threads left wait for a barrier or a warp operation that others never reach";
+  fail(b, b->current, "deadlock: the threads left wait for a barrier or a warp operation that others never reach");
   go(b, &b->main);
 }
 
@@ -261,9 +373,8 @@ void entry() {
   finish_switch(f);
   tsan_acquire(&b->start);
   b->k->call(b->k->fn, b->params);
-  if (!f->copies.empty() && b->error.empty()) {
-    for (Copy& c : f->copies) if (c.valid) { b->error = "a thread ended with cp.async copies not waited for"; break; }
-  }
+  for (Copy& c : f->copies)
+    if (c.valid) fail(b, f, "a thread ended with cp.async copies not waited for");
   tsan_release(&b->start);
   Warp& w = b->warps[f->index >> 5];
   unsigned bit = 1u << f->lane;
@@ -273,7 +384,7 @@ void entry() {
   if (b->waiting && b->waiting == b->live) release_barrier(b);
   Fiber* n = b->live ? next(b) : &b->main;
   if (!n) {
-    if (b->error.empty()) b->error = "deadlock: threads wait for ones that have ended";
+    fail(b, f, "deadlock: threads wait for ones that have ended, this one last");
     n = &b->main;
   }
   go(b, n, true);
@@ -309,9 +420,10 @@ Pool& pool() {
 
 const char* unfinished(Block& b);
 
-std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t shared, void** params) {
+std::string run_block(const Kernel* k, Grid* of, dim3 grid, dim3 block, dim3 bid, size_t shared, void** params) {
   Block b;
   b.k = k;
+  b.grid = of;
   b.params = params;
   b.rng = bid.x * 2654435761u + 12345;
   int n = block.x * block.y * block.z;
@@ -322,6 +434,7 @@ std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t s
     if (posix_memalign(&b.shared, 1024, shared)) abort();  // exact size: ASan sees an overrun
     memset(b.shared, 0xff, shared);                       // NaNs: nothing may be read before it is written
   }
+  b.watching.reserve(n);  // as the waiters of a barrier
   pool().get(n, b.fibers);
   for (int i = 0; i < n; i++) {
     Fiber* f = b.fibers[i];
@@ -378,6 +491,7 @@ std::string run_block(const Kernel* k, dim3 grid, dim3 block, dim3 bid, size_t s
   b.main.tsan = __tsan_get_current_fiber();
   __tsan_release(&b.start);  // threads start after what the host did
 #endif
+  of->gather();
   if (Fiber* f = next(&b)) go(&b, f);
   tsan_acquire(&b.start);
   if (const char* what = unfinished(b); what && b.error.empty()) b.error = what;
@@ -445,13 +559,24 @@ void collective(WarpFn fn, void* arg, unsigned mask) {
 
 void fault(const char* what) {
   Block* b = tblock;
-  if (b->error.empty()) {
-    char s[256];
-    Fiber* f = b->current;
-    snprintf(s, sizeof s, "%s (block %u,%u,%u thread %u,%u,%u)", what, f->bid.x, f->bid.y, f->bid.z, f->tid.x, f->tid.y, f->tid.z);
-    b->error = s;
-  }
+  fail(b, b->current, what);
   go(b, &b->main);  // the block's other fibers are dropped
+}
+
+void wait_while(const int* p, int v) {
+  Block* b = tblock;
+  Fiber* f = b->current;
+  b->watching.push_back({f, p, v});
+  b->warps[f->index >> 5].ready &= ~(1u << f->lane);
+  yield(b);
+}
+
+void changed() {
+  Grid& g = *tblock->grid;
+  if (!g.asleep) return;
+  g.lock();
+  g.look();
+  g.unlock();
 }
 
 void check_aligned(const void* p, size_t n) {
@@ -754,8 +879,9 @@ const Kernel* find_kernel(const char* name) {
   return it == kernels().end() ? nullptr : &it->second;
 }
 
-std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params) {
+std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params, bool cooperative) {
   size_t total = (size_t)grid.x * grid.y * grid.z;
+  Grid all(total, cooperative);
   pool(), order();  // made before there are several threads
   std::atomic<size_t> at{0};
   std::mutex mu;
@@ -763,15 +889,16 @@ std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void**
   auto work = [&] {
     for (size_t i; (i = at++) < total;) {
       dim3 bid = {(unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / ((size_t)grid.x * grid.y))};
-      std::string e = run_block(k, grid, block, bid, shared, params);
+      std::string e = run_block(k, &all, grid, block, bid, shared, params);
       if (!e.empty()) {
         std::lock_guard<std::mutex> l(mu);
         if (error.empty()) error = e;
         at = total;
       }
+      all.end();
     }
   };
-  size_t nt = worker_count();
+  size_t nt = cooperative ? total : worker_count();
   if (nt > total) nt = total;
   std::vector<std::thread> ts;
   for (size_t i = 1; i < nt; i++) ts.emplace_back(work);

@@ -1,7 +1,8 @@
 // cuemu.h lets an ordinary C++ compiler build the CUDA kernel sources and run
 // them on the CPU: threads of a block are fibers on one OS thread, blocks of a
-// grid are spread over OS threads. Warp-wide operations (shuffles, ldmatrix,
-// mma) are carried out by the last lane to arrive, on behalf of the warp.
+// grid are spread over OS threads, of which each block of a cooperative launch has
+// its own. Warp-wide operations (shuffles, ldmatrix, mma) are carried out by the
+// last lane to arrive, on behalf of the warp.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -72,6 +73,9 @@ typedef void (*WarpFn)(void** args, unsigned mask);
 void collective(WarpFn fn, void* arg, unsigned mask);
 void fault(const char* what);  // ends the launch with an error
 
+void wait_while(const int* p, int v);  // may return early
+void changed();                        // tells that blocks which wait may go on
+
 void cp_async(void* dst, const void* src, bool valid);
 void cp_async_commit();
 void cp_async_wait(int n);
@@ -86,8 +90,8 @@ struct Kernel {
 };
 void add_kernel(Kernel k);
 const Kernel* find_kernel(const char* name);
-// launch runs the grid; it returns an error text, empty when all is well.
-std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params);
+// launch runs the grid, of a cooperative launch all blocks at the same time; it returns an error text, empty when all is well.
+std::string launch(const Kernel* k, dim3 grid, dim3 block, size_t shared, void** params, bool cooperative);
 
 template <class... A> struct Caller {
   template <class T> static T value(const void* p) {  // which may lie anywhere
@@ -171,10 +175,17 @@ static inline float atomicAdd(float* p, float v) {
   } while (!__atomic_compare_exchange_n(u, &old, want, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return f;
 }
-static inline int atomicAdd(int* p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+static inline int atomicAdd(int* p, int v) {
+  int old = __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);
+  cuemu::changed();
+  return old;
+}
 static inline unsigned atomicAdd(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 
-// ---- the PTX wrappers of device.cuh ----
+// ---- the wrappers of device.cuh ----
+static inline void wait_while(const int* p, int v) {
+  while (__atomic_load_n(p, __ATOMIC_ACQUIRE) == v) cuemu::wait_while(p, v);
+}
 static inline void cp_async16(void* s, const void* g, bool valid) { cuemu::cp_async(s, g, valid); }
 static inline void cp_async_commit() { cuemu::cp_async_commit(); }
 template <int N> static inline void cp_async_wait() { cuemu::cp_async_wait(N); }

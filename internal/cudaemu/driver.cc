@@ -43,8 +43,10 @@ size_t memory() {
   return bytes ? strtoull(bytes, nullptr, 10) : (size_t)4 << 30;
 }
 bool trace() { static bool v = env("CUEMU_TRACE", 0); return v; }
+int multiprocessors() { return env("CUEMU_SMS", 132); }
 // asked_to reports whether the environment variable names fn.
 bool asked_to(const char* variable, const char* fn) { const char* s = getenv(variable); return s && !strcmp(s, fn); }
+bool cooperates() { return !asked_to("CUEMU_ABSENT", "cooperative"); }
 // note appends a line to the file that CUEMU_LOG names.
 void note(const char* what, const char* name) {
   const char* path = getenv("CUEMU_LOG");
@@ -77,7 +79,7 @@ bool inside(const std::map<uintptr_t, size_t>& m, uintptr_t p, size_t n, uintptr
 }  // namespace
 
 struct CUctx_st { int dev; int refs; };
-struct CUgraphNode_st { size_t at; CUfunction fn; };  // the operation of its graph
+struct CUgraphNode_st { struct CUgraph_st* of; size_t at; CUfunction fn; };  // the operation of its graph
 struct CUgraph_st { std::vector<Op> ops; std::vector<std::unique_ptr<CUgraphNode_st>> nodes; };
 struct CUgraphExec_st { std::vector<Op> ops; CUgraph_st* of; };
 struct CUstream_st {
@@ -182,10 +184,11 @@ API cuDeviceGetAttribute(int* v, CUdevice_attribute a, CUdevice) {
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: *v = 48 << 10; break;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *v = (cc() >= 90 ? 227 : cc() == 80 ? 163 : cc() > 80 ? 99 : 64) << 10; break;
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *v = 32; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *v = env("CUEMU_SMS", 132); break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *v = multiprocessors(); break;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = cc() / 10; break;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = cc() % 10; break;
     case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING: *v = 1; break;
+    case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH: *v = cooperates(); break;
     default: *v = 0;
   }
   return CUDA_SUCCESS;
@@ -358,15 +361,16 @@ API cuEventElapsedTime(float* ms, CUevent a, CUevent b) {
 
 // ---- modules and kernels ----
 // keep writes a launch to the file that CUEMU_LAUNCHES names: a few of each kernel, of different shapes, none of them large.
-static void keep(const char* name, dim3 grid, dim3 block, size_t shared, const std::vector<std::vector<char>>& params) {
+// Of a cooperative launch all threads live at once, and the race detector knows 8128 of them at most.
+static void keep(const char* name, dim3 grid, dim3 block, size_t shared, const std::vector<std::vector<char>>& params, bool cooperative) {
   const char* path = getenv("CUEMU_LAUNCHES");
   if (!path || !*path) return;
   static std::map<std::string, std::set<std::vector<unsigned>>> kept;
   std::set<std::vector<unsigned>>& shapes = kept[name];
   std::vector<unsigned> shape = {grid.x, grid.y, grid.z, block.x, (unsigned)shared};
   size_t threads = (size_t)grid.x * grid.y * grid.z * block.x;
-  if (threads > (shapes.empty() ? 1 << 16 : 1 << 13) || shapes.size() >= 4 || !shapes.insert(shape).second) return;
-  cuemu::Launch l{name, grid, block, shared, params, {}};
+  if (threads > (cooperative ? 1 << 12 : shapes.empty() ? 1 << 16 : 1 << 13) || shapes.size() >= 4 || !shapes.insert(shape).second) return;
+  cuemu::Launch l{name, grid, block, shared, cooperative, params, {}};
   size_t total = 0;
   cuemu::each_pointer(l.params, [&](char* at) {
     uintptr_t p, base;
@@ -481,40 +485,72 @@ API cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v) {
   return CUDA_SUCCESS;
 }
 API cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
+// resident is how many blocks a multiprocessor holds.
+static int resident(int block, size_t smem) {
+  int t = 2048 / (block ? block : 1), s = smem ? (int)((228 << 10) / (smem + 1024)) : 32;
+  return t < s ? t : s;
+}
 API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, CUfunction, int block, size_t smem) {
   ENTER;
-  int t = 2048 / (block ? block : 1), s = smem ? (int)((228 << 10) / (smem + 1024)) : 32;
-  *n = t < s ? t : s;
+  *n = resident(block, smem);
   return CUDA_SUCCESS;
 }
-// check refuses what a device would, and makes an operation of a launch.
-static CUresult check(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, void** params, void** extra, Op* op) {
-  const char* name = f->k->name;
-  if (extra) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s: launch with extra", name);
-  size_t threads = (size_t)bx * by * bz;
-  if (!gx || !gy || !gz || gx > 0x7fffffffu || gy > 65535 || gz > 65535) return fail(CUDA_ERROR_INVALID_VALUE, "%s: grid %u,%u,%u", name, gx, gy, gz);
-  if (!threads || threads > 1024 || bz > 64) return fail(CUDA_ERROR_INVALID_VALUE, "%s: block %u,%u,%u", name, bx, by, bz);
-  if ((int)threads > f->max_threads) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %zu threads, launch bounds allow %d", name, threads, f->max_threads);
-  if ((int)smem > f->max_dynamic) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of dynamic shared memory, allowed %d", name, smem, f->max_dynamic);
-  if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>\n", name, gx, gy, gz, bx, by, bz, smem);
-  auto args = std::make_shared<std::vector<std::vector<char>>>();
-  for (size_t i = 0; i < f->k->params.size(); i++) args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
-  *op = [=] {
+namespace {
+struct Call {  // a launch, as an operation
+  CUfunction f;
+  dim3 grid, block;
+  unsigned smem;
+  bool cooperative;
+  std::shared_ptr<std::vector<std::vector<char>>> args;
+  CUresult operator()() const {
     static int launches = 0;
+    const char* name = f->k->name;
     note("launch", name);
     if (asked_to("CUEMU_FAIL", name) || ++launches == env("CUEMU_FAIL_LAUNCH", 0)) return CUDA_ERROR_ILLEGAL_ADDRESS;
-    keep(name, {gx, gy, gz}, {bx, by, bz}, smem, *args);
+    keep(name, grid, block, smem, *args, cooperative);
     std::vector<void*> ps;
     for (auto& a : *args) ps.push_back(a.data());
-    std::string e = cuemu::launch(f->k, {gx, gy, gz}, {bx, by, bz}, smem, ps.data());
+    std::string e = cuemu::launch(f->k, grid, block, smem, ps.data(), cooperative);
     return e.empty() ? CUDA_SUCCESS : fail(CUDA_ERROR_LAUNCH_FAILED, "%s: %s", name, e.c_str());
-  };
+  }
+};
+}  // namespace
+// check refuses what a device would.
+static CUresult check(const Call& c) {
+  const char* name = c.f->k->name;
+  dim3 g = c.grid, b = c.block;
+  size_t threads = (size_t)b.x * b.y * b.z;
+  if (!g.x || !g.y || !g.z || g.x > 0x7fffffffu || g.y > 65535 || g.z > 65535) return fail(CUDA_ERROR_INVALID_VALUE, "%s: grid %u,%u,%u", name, g.x, g.y, g.z);
+  if (!threads || threads > 1024 || b.z > 64) return fail(CUDA_ERROR_INVALID_VALUE, "%s: block %u,%u,%u", name, b.x, b.y, b.z);
+  if ((int)threads > c.f->max_threads) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %zu threads, launch bounds allow %d", name, threads, c.f->max_threads);
+  if ((int)c.smem > c.f->max_dynamic) return fail(CUDA_ERROR_INVALID_VALUE, "%s: %u bytes of dynamic shared memory, allowed %d", name, c.smem, c.f->max_dynamic);
+  if (!c.cooperative) return CUDA_SUCCESS;
+  if (!cooperates()) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s: a cooperative launch", name);
+  size_t blocks = (size_t)g.x * g.y * g.z, most = (size_t)multiprocessors() * resident((int)threads, c.smem);
+  if (blocks > most) return fail(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE, "%s: a cooperative launch of %zu blocks, the device holds %zu at once", name, blocks, most);
+  return CUDA_SUCCESS;
+}
+// prepare makes an operation of a launch, with its arguments of now.
+static CUresult prepare(CUfunction f, dim3 grid, dim3 block, unsigned smem, void** params, void** extra, bool cooperative, Op* op) {
+  const char* name = f->k->name;
+  if (extra) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s: launch with extra", name);
+  Call c{f, grid, block, smem, cooperative, std::make_shared<std::vector<std::vector<char>>>()};
+  if (CUresult r = check(c)) return r;
+  if (trace()) fprintf(stderr, "cudaemu: launch %s<<<(%u,%u,%u),(%u,%u,%u),%u>>>%s\n", name, grid.x, grid.y, grid.z, block.x, block.y, block.z, smem, cooperative ? " cooperative" : "");
+  for (size_t i = 0; i < f->k->params.size(); i++) c.args->emplace_back((char*)params[i], (char*)params[i] + f->k->params[i]);
+  *op = c;
   return CUDA_SUCCESS;
 }
 API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, CUstream s, void** params, void** extra) {
   ENTER;
   Op op;
-  if (CUresult r = check(f, gx, gy, gz, bx, by, bz, smem, params, extra, &op)) return r;
+  if (CUresult r = prepare(f, {gx, gy, gz}, {bx, by, bz}, smem, params, extra, false, &op)) return r;
+  return push(s, op);
+}
+API cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem, CUstream s, void** params) {
+  ENTER;
+  Op op;
+  if (CUresult r = prepare(f, {gx, gy, gz}, {bx, by, bz}, smem, params, nullptr, true, &op)) return r;
   return push(s, op);
 }
 
@@ -575,17 +611,27 @@ API cuStreamEndCapture(CUstream s, CUgraph* g) {
 }
 API cuGraphInstantiateWithFlags(CUgraphExec* x, CUgraph g, unsigned long long) { ENTER; *x = new CUgraphExec_st{g->ops, g}; return CUDA_SUCCESS; }
 API cuGraphCreate(CUgraph* g, unsigned) { ENTER; *g = new CUgraph_st; return CUDA_SUCCESS; }
-static CUresult check(const CUDA_KERNEL_NODE_PARAMS* p, Op* op) {
-  return check(p->func, p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX, p->blockDimY, p->blockDimZ, p->sharedMemBytes, p->kernelParams, p->extra, op);
+static CUresult prepare(const CUDA_KERNEL_NODE_PARAMS* p, bool cooperative, Op* op) {
+  return prepare(p->func, {p->gridDimX, p->gridDimY, p->gridDimZ}, {p->blockDimX, p->blockDimY, p->blockDimZ}, p->sharedMemBytes, p->kernelParams, p->extra, cooperative, op);
 }
 API cuGraphAddKernelNode(CUgraphNode* n, CUgraph g, const CUgraphNode* after, size_t count, const CUDA_KERNEL_NODE_PARAMS* p) {
   ENTER;
   if (count != (g->nodes.empty() ? 0 : 1) || (count && *after != g->nodes.back().get())) return fail(CUDA_ERROR_NOT_SUPPORTED, "a node that does not follow the last one");
   Op op;
-  if (CUresult r = check(p, &op)) return r;
-  g->nodes.emplace_back(new CUgraphNode_st{g->ops.size(), p->func});
+  if (CUresult r = prepare(p, false, &op)) return r;
+  g->nodes.emplace_back(new CUgraphNode_st{g, g->ops.size(), p->func});
   g->ops.push_back(op);
   *n = g->nodes.back().get();
+  return CUDA_SUCCESS;
+}
+API cuGraphKernelNodeSetAttribute(CUgraphNode n, CUkernelNodeAttrID attribute, const CUkernelNodeAttrValue* v) {
+  ENTER;
+  if (attribute != CU_LAUNCH_ATTRIBUTE_COOPERATIVE) return fail(CUDA_ERROR_NOT_SUPPORTED, "%s of attribute %d is not emulated", __func__, (int)attribute);
+  Call& now = *n->of->ops[n->at].target<Call>();
+  Call c = now;
+  c.cooperative = v->cooperative;
+  if (CUresult r = check(c)) return r;
+  now = c;
   return CUDA_SUCCESS;
 }
 API cuGraphExecKernelNodeSetParams(CUgraphExec x, CUgraphNode n, const CUDA_KERNEL_NODE_PARAMS* p) {
@@ -593,7 +639,8 @@ API cuGraphExecKernelNodeSetParams(CUgraphExec x, CUgraphNode n, const CUDA_KERN
   bool of = false;
   for (auto& node : x->of->nodes) of |= node.get() == n;
   if (!of || n->fn != p->func) return fail(CUDA_ERROR_INVALID_VALUE, "a node of another graph or with another kernel");
-  return check(p, &x->ops[n->at]);
+  Op& op = x->ops[n->at];
+  return prepare(p, op.target<Call>()->cooperative, &op);
 }
 API cuGraphLaunch(CUgraphExec x, CUstream s) {
   ENTER;

@@ -13,7 +13,7 @@ namespace cuemu {
 struct Launch {
   std::string kernel;
   dim3 grid, block;
-  uint64_t shared = 0;
+  uint64_t shared = 0, cooperative = 0;
   std::vector<std::vector<char>> params;
   std::map<uint64_t, std::vector<char>> memory;  // by the address that the arguments name it by
 };
@@ -32,7 +32,7 @@ inline void write(FILE* f, const Launch& l) {
   put(f, l.kernel.data(), l.kernel.size());
   fwrite(&l.grid, sizeof l.grid, 1, f);
   fwrite(&l.block, sizeof l.block, 1, f);
-  uint64_t head[] = {l.shared, l.params.size(), l.memory.size()};
+  uint64_t head[] = {l.shared, l.cooperative, l.params.size(), l.memory.size()};
   fwrite(head, sizeof head, 1, f);
   for (auto& p : l.params) put(f, p.data(), p.size());
   for (auto& m : l.memory) {
@@ -50,14 +50,15 @@ template <class V> bool get(FILE* f, V& v) {
 }
 inline bool read(FILE* f, Launch& l) {
   l = Launch();
-  uint64_t head[3];
+  uint64_t head[4];
   if (!get(f, l.kernel) || !get(f, &l.grid, sizeof l.grid) || !get(f, &l.block, sizeof l.block) || !get(f, head, sizeof head)) return false;
   l.shared = head[0];
-  for (uint64_t i = 0; i < head[1]; i++) {
+  l.cooperative = head[1];
+  for (uint64_t i = 0; i < head[2]; i++) {
     l.params.emplace_back();
     if (!get(f, l.params.back())) return false;
   }
-  for (uint64_t i = 0; i < head[2]; i++) {
+  for (uint64_t i = 0; i < head[3]; i++) {
     uint64_t at;
     if (!get(f, &at, 8) || !get(f, l.memory[at])) return false;
   }

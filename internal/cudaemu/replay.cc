@@ -36,7 +36,7 @@ static bool repeat(Launch& l) {
   });
   std::vector<void*> params;
   for (auto& p : l.params) params.push_back(p.data());
-  std::string e = cuemu::launch(k, l.grid, l.block, l.shared, params.data());
+  std::string e = cuemu::launch(k, l.grid, l.block, l.shared, params.data(), l.cooperative);
   if (!e.empty()) printf("%s: %s\n", l.kernel.c_str(), e.c_str());
   for (auto& m : now) free(m.second);
   return e.empty();
@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
     while (cuemu::read(f, l)) {
       seen[l.kernel]++;
       runs++;
-      if (list) printf("%s %u,%u,%u x %u\n", l.kernel.c_str(), l.grid.x, l.grid.y, l.grid.z, l.block.x);
+      if (list) printf("%s %u,%u,%u x %u%s\n", l.kernel.c_str(), l.grid.x, l.grid.y, l.grid.z, l.block.x, l.cooperative ? " cooperative" : "");
       bad += !repeat(l);
     }
     fclose(f);

@@ -104,6 +104,51 @@ __global__ void box_product(const out_args a) {
 BOX(NONE) BOX(FENCE_ASYNC) BOX(EXPECT) BOX(BYTES) BOX(WAIT_BOX) BOX(WGMMA_FENCE) BOX(WGMMA_WAIT) BOX(WAIT_TOO_FEW) BOX(INIT_FENCE) BOX(SWIZZLE)
 BOX(OTHER_MATRIX) BOX(OVERRUN)
 
+// In every round each thread tells all blocks a number that depends on what it was told in the round before. The numbers of two
+// rounds lie in different places, so that one barrier in a round is enough.
+struct meet_args {
+  int *meet, *told, *out;
+  int rounds;
+};
+enum { RIGHT, NO_BARRIER, LEAVES, FAULTS };
+__device__ int tell(int sum, int round, int who) { return (sum * 3 + round * 7 + who) % 1009; }
+template <int mistake>
+__global__ void meeting(const meet_args a) {
+  int me = (int)thread_index(blockIdx.x), neighbour = (threadIdx.x + 1) % blockDim.x, sum = 0;
+  for (int round = 0; round < a.rounds; round++) {
+    if (mistake == LEAVES && round == 1 && blockIdx.x == 1) return;
+    if (mistake == FAULTS && round == 1 && blockIdx.x == 1) cuemu::check_aligned(reinterpret_cast<char*>(a.told) + 1, 4);
+    int* told = a.told + round % 2 * gridDim.x * blockDim.x;
+    told[me] = tell(sum, round, me);
+    if (mistake != NO_BARRIER || round != 1) grid_barrier(a.meet, gridDim.x);
+    sum = 0;
+    for (unsigned b = 0; b < gridDim.x; b++) sum += told[b * blockDim.x + neighbour];
+  }
+  a.out[me] = sum;
+}
+#define MEETING(name) static cuemu::Registrar meeting_##name("meeting " #name, meeting<name>);
+MEETING(RIGHT) MEETING(NO_BARRIER) MEETING(LEAVES) MEETING(FAULTS)
+
+// Threads of one block that wait for each other, or for nobody.
+__global__ void hand_over(const meet_args a) {
+  unsigned last = blockDim.x - 1;
+  if (threadIdx.x == 0) {
+    wait_while(a.meet, 0);
+    a.out[0] = a.told[0];
+    atomicAdd(a.meet + 1, 1);
+  } else if (threadIdx.x == last) {
+    a.told[0] = 5;
+    atomicAdd(a.meet, 1);
+    wait_while(a.meet + 1, 0);
+  }
+}
+KERNEL_EXPORT(hand_over)
+__global__ void forgotten(const meet_args a) {
+  if (threadIdx.x == 0) wait_while(a.meet, 0);
+  else __syncthreads();
+}
+KERNEL_EXPORT(forgotten)
+
 // Mistakes.
 __global__ void not_waited(const out_args a) {
   DYNAMIC_SHARED(shared);
@@ -137,7 +182,7 @@ static void expect(bool ok, const char* what) {
 }
 static std::string run(const char* name, int threads, out_args a, size_t shared = 1024) {
   void* params[] = {&a};
-  return cuemu::launch(cuemu::find_kernel(name), {1, 1, 1}, {(unsigned)threads, 1, 1}, shared, params);
+  return cuemu::launch(cuemu::find_kernel(name), {1, 1, 1}, {(unsigned)threads, 1, 1}, shared, params, false);
 }
 
 // boxes runs box_product as it should be and with mistakes.
@@ -173,7 +218,70 @@ static void boxes() {
   }
 }
 
-int main() {
+// meet runs a kernel of blocks that meet, several times on the same counters, and tells what went wrong.
+static std::string meet(const char* name, unsigned blocks, unsigned threads, int rounds, bool cooperative) {
+  size_t all = (size_t)blocks * threads;
+  std::vector<int> counters(2), told(2 * all), out(all), sum(all), next(threads);
+  meet_args a = {counters.data(), told.data(), out.data(), rounds};
+  for (int r = 0; r < rounds; r++) {
+    for (unsigned t = 0; t < threads; t++) {
+      next[t] = 0;
+      for (unsigned who = (t + 1) % threads; who < all; who += threads) next[t] += tell(sum[who], r, who);
+    }
+    for (size_t i = 0; i < all; i++) sum[i] = next[i % threads];
+  }
+  void* params[] = {&a};
+  for (int launch = 1; launch <= 3; launch++) {
+    std::string e = cuemu::launch(cuemu::find_kernel(name), {blocks, 1, 1}, {threads, 1, 1}, 0, params, cooperative);
+    if (!e.empty()) return e;
+    if (out != sum) return "a block did not see what another one told";
+    if (counters[0] || counters[1] != rounds * launch) return "the counters of the barrier";
+    out.assign(all, -1);
+  }
+  return "";
+}
+
+static void meetings() {
+#ifdef __SANITIZE_THREAD__  // the race detector knows 8128 threads
+  unsigned many = 24;
+#else
+  unsigned many = 132;
+#endif
+  std::string e = meet("meeting RIGHT", many, 256, 6, true);
+  expect(e.empty(), e.c_str());
+  for (unsigned blocks : {1u, 2u, 3u, 16u}) {
+    e = meet("meeting RIGHT", blocks, 64, 50, true);
+    expect(e.empty(), e.c_str());
+  }
+  e = meet("meeting RIGHT", 1, 64, 5, false);
+  expect(e.empty(), "a block alone waits for nobody");
+}
+static void failed_meetings() {
+  std::string e;
+  struct { const char* kernel; bool cooperative; const char* error; } mistakes[] = {
+    {"meeting RIGHT", false, "not cooperative"}, {"meeting LEAVES", true, "deadlock"}, {"meeting FAULTS", true, "misaligned"}};
+  for (auto& m : mistakes) {
+    e = meet(m.kernel, 16, 64, 5, m.cooperative);
+    if (e.find(m.error) == e.npos) printf("%s: \"%s\"\n", m.kernel, e.c_str());
+    expect(e.find(m.error) != e.npos, m.kernel);
+  }
+  for (const char* name : {"hand_over", "forgotten"}) {
+    int counters[2] = {}, told = 0, out = 0;
+    meet_args a = {counters, &told, &out, 0};
+    void* params[] = {&a};
+    e = cuemu::launch(cuemu::find_kernel(name), {1, 1, 1}, {64, 1, 1}, 0, params, false);
+    if (!strcmp(name, "hand_over")) expect(e.empty() && out == 5, "a thread waits for another one of its block");
+    else expect(e.find("deadlock") != e.npos, name);
+  }
+}
+
+// For the race detector there are the arguments meet, which is right, and race, where a barrier lacks, which only it is sure to see.
+int main(int argc, char** argv) {
+  if (argc > 1) {
+    if (!strcmp(argv[1], "meet")) meetings();
+    else meet("meeting NO_BARRIER", 8, 64, 5, true);
+    return failures != 0;
+  }
   alignas(16) half x[256], y[256];
   float out[256];
   for (int i = 0; i < 256; i++) {
@@ -215,6 +323,8 @@ int main() {
     expect(e.find(m.error) != e.npos, m.kernel);
   }
   boxes();
+  meetings();
+  failed_meetings();
   puts(failures ? "FAIL" : "the emulation passes");
   return failures != 0;
 }

@@ -180,6 +180,8 @@ static const char *const names[] = {
 	"cuTexRefSetMipmapLevelBias",
 	"cuTexRefSetMipmapLevelClamp",
 	"cuTensorMapEncodeTiled",
+	"cuLaunchCooperativeKernel",
+	"cuGraphKernelNodeSetAttribute",
 };
 enum { N = sizeof names / sizeof *names };
 
@@ -381,4 +383,6 @@ __asm__(".text\n"
 	".globl cuTexRefSetMipmapLevelBias\n.type cuTexRefSetMipmapLevelBias,@function\ncuTexRefSetMipmapLevelBias: jmp *lazycuda_table+1352(%rip)\n"
 	".globl cuTexRefSetMipmapLevelClamp\n.type cuTexRefSetMipmapLevelClamp,@function\ncuTexRefSetMipmapLevelClamp: jmp *lazycuda_table+1360(%rip)\n"
 	".globl cuTensorMapEncodeTiled\n.type cuTensorMapEncodeTiled,@function\ncuTensorMapEncodeTiled: jmp *lazycuda_table+1368(%rip)\n"
+	".globl cuLaunchCooperativeKernel\n.type cuLaunchCooperativeKernel,@function\ncuLaunchCooperativeKernel: jmp *lazycuda_table+1376(%rip)\n"
+	".globl cuGraphKernelNodeSetAttribute\n.type cuGraphKernelNodeSetAttribute,@function\ncuGraphKernelNodeSetAttribute: jmp *lazycuda_table+1384(%rip)\n"
 );

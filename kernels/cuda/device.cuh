@@ -95,6 +95,12 @@ __device__ __forceinline__ void mma_tile(float (&d)[MI][NI][4], const unsigned (
     }
 }
 
+// wait_while returns when *p is not v any more. What others wrote before they changed it is seen then.
+__device__ __forceinline__ void wait_while(const int* p, int v) {
+  while (*static_cast<const volatile int*>(p) == v) __nanosleep(32);
+  __threadfence();
+}
+
 #else
 #include "cuemu.h"
 #endif
@@ -162,6 +168,25 @@ __device__ __forceinline__ bool last_block(int* done, int count, int* flag, Barr
   bool last = *flag;
   __threadfence();
   return last;
+}
+
+// grid_barrier is for all threads of all blocks of a cooperative launch, whose number is blocks: nobody goes on before all have
+// come, and then everybody sees what the others wrote before. meet are two counters: arrivals, 0 before and after, and the
+// round, which only grows, so that a block that wakes late cannot take the next barrier for this one.
+__device__ __forceinline__ void grid_barrier(int* meet, int blocks) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int round = *static_cast<volatile int*>(meet + 1);
+    __threadfence();  // the round was read, and what the block wrote can be seen, before it arrives
+    if (atomicAdd(meet, 1) == blocks - 1) {
+      meet[0] = 0;      // for the next barrier,
+      __threadfence();  // before anybody goes there; and what the others wrote is not read from this multiprocessor's L1
+      atomicAdd(meet + 1, 1);
+    } else {
+      wait_while(meet + 1, round);
+    }
+  }
+  __syncthreads();
 }
 
 // For __launch_bounds__ of the kernels of corrections: the threads of a block, and blocks that share a multiprocessor. Up to 64
