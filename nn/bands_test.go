@@ -25,6 +25,9 @@ func tilings() (all []nn.Tiling) {
 
 // TestTiling: the cases' first stages, and kinds that no case has, compute the same in bands as whole, in batches too.
 func TestTiling(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("takes minutes on the reference's loops, of which it shows nothing")
+	}
 	type load func(d *tensor.Device, o nn.LoadOptions) (nn.FirstStage, error)
 	all := map[string]load{}
 	for _, dir := range stageCases(t) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/kernels/cpu"
 	"github.com/spin-native/spin/tensor"
 )
 
@@ -365,6 +366,9 @@ func TestProx(t *testing.T) {
 // and Gaussian kernels, noise levels and shapes; for small kernels that shift the picture they may stay behind. Many steps
 // arrive. The minimiser is computed in float64 from the definition of the blur.
 func TestPreconditioned(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("takes minutes on the reference's loops, of which it shows nothing")
+	}
 	d := device(t)
 	kernels := map[string]func(seed uint64) (*BlurKernel, error){
 		"motion":   func(seed uint64) (*BlurKernel, error) { return MotionKernel(15, 0.5, seed) },

@@ -115,6 +115,28 @@ func (c *Case) unet(d *tensor.Device, override string) (results []Result, saved 
 	return results, saved, nil
 }
 
+// Departure is how far what a layer made is from the values that the case has of it, in the relative L2 norm.
+func (c *Case) Departure(p Probe, x *tensor.Tensor) (relL2 float64, err error) {
+	want, _, err := c.Array(p.Tensor)
+	if err != nil {
+		return 0, err
+	}
+	data, err := x.Floats()
+	if err != nil {
+		return 0, err
+	}
+	data = NCHW(data, x.N(), x.H(), x.W(), x.C())
+	var got []float32
+	for i := 0; i < len(data); i += max(p.Stride, 1) {
+		got = append(got, data[i])
+	}
+	if len(got) != len(want) {
+		return 0, fmt.Errorf("%s: %v at the probe %s of %d values", c.Name, x, p.Tensor, len(want))
+	}
+	_, relL2 = Compare(got, want)
+	return relL2, nil
+}
+
 // Forward computes one run of the case: the output, NCHW, and its shape.
 func (c *Case) Forward(d *tensor.Device, net *nn.UNet, r Run) (out []float32, shape []int, err error) {
 	defer tensor.Catch(&err)

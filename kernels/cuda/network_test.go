@@ -21,54 +21,125 @@ import (
 	"github.com/spin-native/spin/weights/photo"
 )
 
-// TestUNet compares small networks with what PyTorch computed, within the tolerances that the CPU is held to.
-func TestUNet(t *testing.T) {
-	b := open(t)
+// cases calls f with the small networks that PyTorch computed: UNets and first stages, one of each in short runs.
+func cases(t *testing.T, f func(t *testing.T, c *parity.Case)) {
 	dirs, err := filepath.Glob(testkit.Testdata("gd_*"))
 	require.NoError(t, err)
 	more, err := filepath.Glob(testkit.Testdata("*vq*"))
 	require.NoError(t, err)
 	for _, dir := range append(dirs, more...) {
-		if testing.Short() && filepath.Base(dir) != "gd_class_cond" {
-			continue
+		if name := filepath.Base(dir); !testing.Short() || name == "gd_class_cond" || name == "ldm_vq_attention" {
+			t.Run(name, func(t *testing.T) {
+				c, err := parity.Load(dir)
+				require.NoError(t, err)
+				defer c.Close()
+				f(t, c)
+			})
 		}
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			c, err := parity.Load(dir)
+	}
+}
+
+// TestUNet compares small networks with what PyTorch computed, within the tolerances that the CPU is held to.
+func TestUNet(t *testing.T) {
+	b := open(t)
+	cases(t, func(t *testing.T, c *parity.Case) {
+		results, _, err := c.Run(tensor.NewDevice(b), "")
+		require.NoError(t, err)
+		require.NotEmpty(t, results)
+		for _, r := range results {
+			require.True(t, r.OK(), "%+v", r)
+		}
+	})
+}
+
+// TestBlocks compares what every block of a UNet makes, the second of which is a ResBlock alone, with what PyTorch computed. Nothing
+// is recorded meanwhile.
+func TestBlocks(t *testing.T) {
+	b := open(t)
+	c, err := parity.Load(testkit.Testdata("gd_class_cond"))
+	require.NoError(t, err)
+	defer c.Close()
+	run := c.Runs[0]
+	for name, s := range map[string]struct {
+		d     *tensor.Device
+		limit float64
+	}{"f32": {tensor.NewDevice(b), 3 * c.Tolerance[run.Outputs["out"]].RelL2}, "f16": {halfDevice(t, b), 1e-2}} {
+		t.Run(name, func(t *testing.T) {
+			net, err := c.LoadUNet(s.d, filepath.Join(c.Dir, c.Weights[0].File))
 			require.NoError(t, err)
-			defer c.Close()
-			results, _, err := c.Run(tensor.NewDevice(b), "")
-			require.NoError(t, err)
-			require.NotEmpty(t, results)
-			for _, r := range results {
-				require.True(t, r.OK(), "%+v", r)
+			var seen []string
+			net.Trace = func(block string, x *tensor.Tensor) {
+				if p, ok := c.Probes[block]; ok {
+					off, err := c.Departure(p, x)
+					require.NoError(t, err)
+					require.LessOrEqual(t, off, s.limit, "%s is the first that departs", block)
+					seen = append(seen, block)
+				}
 			}
+			_, _, err = c.Forward(s.d, net, run)
+			require.NoError(t, err)
+			require.Len(t, seen, len(c.Probes)-1) // not the last norm, which is a part of the convolution
+			require.Contains(t, seen, "input_blocks.1")
 		})
+	}
+}
+
+// TestVAE encodes and decodes with an autoencoder of random weights, as the CPU does.
+func TestVAE(t *testing.T) {
+	b := open(t)
+	host, err := cpu.Open(cpu.Options{})
+	require.NoError(t, err)
+	defer host.Close()
+	config := nn.AutoencoderConfig{
+		InChannels: 3, OutChannels: 3, ModelChannels: 16, Channels: []int{16, 32}, NumResBlocks: 1, ZChannels: 4, EmbedDim: 4, DoubleZ: true,
+		DownAttention: []bool{false, true}, MiddleAttention: true, UpAttention: []bool{false, true}, ConvResample: true,
+		DownsamplePadding: nn.PadRightBottom, QuantConv: true, PostQuantConv: true, NormGroups: 8, NormEps: 1e-6, ScaleFactor: 0.5,
+	}
+	wave := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(math.Sin(float64(i*i%977) / 7))
+		}
+		return x
+	}
+	run := func(d *tensor.Device) (all [][]float32) {
+		a, err := nn.LoadAutoencoder(d, weights.Synthetic("vae", 1).Scope(), config, nn.LoadOptions{})
+		require.NoError(t, err)
+		p, err := a.Posterior(d.From(wave(2*16*24*3), 2, 16, 24, 3))
+		require.NoError(t, err)
+		sample, err := p.Sample(wave(2 * 8 * 12 * 4))
+		require.NoError(t, err)
+		picture, err := a.Decode(d.From(wave(2*8*12*4), 2, 8, 12, 4))
+		require.NoError(t, err)
+		for _, x := range []*tensor.Tensor{p.Mean, p.LogVar, sample, picture} {
+			data, err := x.Floats()
+			require.NoError(t, err)
+			all = append(all, data)
+		}
+		return all
+	}
+	want := run(tensor.NewDevice(host))
+	for i, got := range run(tensor.NewDevice(b)) {
+		_, rel := parity.Compare(got, want[i])
+		require.LessOrEqual(t, rel, 3e-5, "the tolerance of such networks' fixtures")
+	}
+	for i, got := range run(halfDevice(t, b)) {
+		_, rel := parity.Compare(got, want[i])
+		require.LessOrEqual(t, rel, 1e-2)
 	}
 }
 
 // TestHalfUNet: the same networks with activations and weights in F16 end within one percent of what PyTorch computed in F32.
 func TestHalfUNet(t *testing.T) {
 	b := open(t)
-	dirs, err := filepath.Glob(testkit.Testdata("gd_*"))
-	require.NoError(t, err)
-	more, err := filepath.Glob(testkit.Testdata("*vq*"))
-	require.NoError(t, err)
-	for _, dir := range append(dirs, more...) {
-		if testing.Short() && filepath.Base(dir) != "gd_class_cond" {
-			continue
+	cases(t, func(t *testing.T, c *parity.Case) {
+		results, _, err := c.Run(halfDevice(t, b), "")
+		require.NoError(t, err)
+		for _, r := range results {
+			t.Logf("%s: relative L2 %.2g", r.Array, r.RelL2)
+			require.True(t, r.Skipped != "" || r.RelL2 <= 1e-2, "%+v", r)
 		}
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			c, err := parity.Load(dir)
-			require.NoError(t, err)
-			defer c.Close()
-			results, _, err := c.Run(halfDevice(t, b), "")
-			require.NoError(t, err)
-			for _, r := range results {
-				t.Logf("%s: relative L2 %.2g", r.Array, r.RelL2)
-				require.True(t, r.Skipped != "" || r.RelL2 <= 1e-2, "%+v", r)
-			}
-		})
-	}
+	})
 }
 
 // halfDevice is a device whose networks store F16.
@@ -79,7 +150,7 @@ func halfDevice(t *testing.T, b kernels.Backend) *tensor.Device {
 }
 
 // TestSpin reconstructs a picture with the built-in prior on this backend and on the CPU, for operators whose corrections
-// take different ways: both see the same noise and must end at the same picture.
+// take different ways: both see the same noise and must end at the same picture. Short runs have one operator.
 func TestSpin(t *testing.T) {
 	b := open(t)
 	host, err := cpu.Open(cpu.Options{})
@@ -97,6 +168,9 @@ func TestSpin(t *testing.T) {
 	for name, spec := range map[string]solver.Spec{
 		"inpaint": {Kind: "inpaint", Masks: []*solver.Mask{mask}}, "downsample": {Kind: "downsample", Factor: 4}, "blur": {Kind: "blur", Kernel: kernel},
 	} {
+		if testing.Short() && name != "blur" {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			run := func(d *tensor.Device) []float32 {
 				net, info := loadPhoto(t, d)
