@@ -2,17 +2,16 @@
 #
 #   make -f kernels.mk headers   cuda.h, which builds with the tag cuda need, from PyPI into bin/cuda
 #   make -f kernels.mk emu       the emulated device for tests, bin/cudaemu/libcuda.so.1; needs g++
-#   make -f kernels.mk image     compiles kernels/cuda/*.cu into the image that builds with the tag embed
-#   make -f kernels.mk check     registers, stack, spills and tensor-core instructions of every kernel
-#   make -f kernels.mk verify    compiles the image again and compares
+#   make -f kernels.mk image     compiles kernels/cuda/*.cu into the image that builds with the tag embed, and writes the tables of docs/cuda.md
+#   make -f kernels.mk check     compiles again and compares; registers, stack, spills, and the tables
 #
-# The last three need the Python packages that tools/cuda_image.py names (PYTHON=...). docs/cuda.md tells how it all fits together.
+# The last two need the Python packages that tools/cuda_image.py names (PYTHON=...). docs/cuda.md tells how it all fits together.
 PYTHON ?= python3
 BIN := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))bin
 INC := $(BIN)/cuda/include
 EMU ?= $(BIN)/cudaemu
 
-.PHONY: help headers emu image check verify
+.PHONY: help headers emu image check
 help:
 	@sed -n 's/^#   //p' kernels.mk
 
@@ -31,5 +30,3 @@ image:
 	$(PYTHON) tools/cuda_image.py write
 check:
 	$(PYTHON) tools/cuda_image.py check
-verify:
-	$(PYTHON) tools/cuda_image.py verify
