@@ -128,6 +128,34 @@ func TestCUDADrivers(t *testing.T) {
 	}
 }
 
+// TestCUDAFault: a kernel that fails while it runs, of the first, among others, or in a recorded call, ends the run with an error and
+// without a picture, and the program goes on with the processor. The device is lost to the process, so each is another one.
+func TestCUDAFault(t *testing.T) {
+	const fail = "CUEMU_FAIL_LAUNCH"
+	if info, err := cuda.Devices(); err != nil || !strings.Contains(info[0].Name, "emulation") {
+		t.Skip("needs the emulated device, whose kernels fail to order")
+	}
+	if os.Getenv(fail) == "" {
+		for _, launch := range []string{"1", "60", "350"} {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestCUDAFault$", "-test.v")
+			cmd.Env = append(os.Environ(), fail+"="+launch)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+			require.Contains(t, string(out), "--- PASS")
+		}
+		return
+	}
+	prior, dir := tinyPrior(t, nil), t.TempDir()
+	pic, out := picture(t, dir, 24, 16), filepath.Join(dir, "out.png")
+	args := []string{"reconstruct", "--prior", prior, "--task", "inpaint", "--mask", "center:8", "--steps", "6", "-o", out, pic, "--device"}
+	code, _, errs := spin(t, append(args, "cuda")...)
+	require.Equal(t, 1, code)
+	require.Regexp(t, `^spin-native: .*cuda/sm_90: the device failed.*\n$`, errs)
+	require.NoFileExists(t, out)
+	ok(t, append(args, "cpu")...)
+	require.FileExists(t, out)
+}
+
 // TestCUDAInfo: the plan of a file is that of the device and its number format, and bands are for what the device has free.
 func TestCUDAInfo(t *testing.T) {
 	code, _, errs := spin(t, "info", "--dtype", "f16", "photo")
