@@ -5,6 +5,7 @@ package cuda_test
 import (
 	"context"
 	"math"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -156,37 +157,12 @@ func TestSpin(t *testing.T) {
 	host, err := cpu.Open(cpu.Options{})
 	require.NoError(t, err)
 	defer host.Close()
-	const edge, calls, sigma = 16, 4, 0.05
-	kernel, err := solver.MotionKernel(9, 0.5, 1)
-	require.NoError(t, err)
-	mask, err := solver.RandomMask(edge, edge, 0.5, 1)
-	require.NoError(t, err)
-	truth := make([]float32, edge*edge*3)
-	for i := range truth {
-		truth[i] = float32(0.8 * math.Sin(float64(i%(3*edge))/11) * math.Cos(float64(i/(3*edge))/5))
-	}
-	for name, spec := range map[string]solver.Spec{
-		"inpaint": {Kind: "inpaint", Masks: []*solver.Mask{mask}}, "downsample": {Kind: "downsample", Factor: 4}, "blur": {Kind: "blur", Kernel: kernel},
-	} {
+	for name, spec := range problems(t) {
 		if testing.Short() && name != "blur" {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			run := func(d *tensor.Device) []float32 {
-				net, info := loadPhoto(t, d)
-				den := solver.FromModel(func(x *tensor.Tensor, at float64) *tensor.Tensor { return net.Forward(x, []float64{at}, nil) },
-					solver.ModelOptions{Schedule: schedule(t, info), Prediction: solver.Prediction(info.Prediction), Multiple: net.Config.Downsampling()})
-				op, err := spec.Build(d, edge, edge, 3)
-				require.NoError(t, err)
-				y, err := solver.Measure(op, d.From(truth, 1, edge, edge, 3), sigma, 4, 0)
-				require.NoError(t, err)
-				r, err := solver.Spin(context.Background(), solver.Problem{Operator: op, Y: y, Sigma: sigma}, den,
-					solver.Settings{Calls: calls, Options: solver.Options{Seed: 7}})
-				require.NoError(t, err)
-				data, err := r.X0.Floats()
-				require.NoError(t, err)
-				return data
-			}
+			run := func(d *tensor.Device) []float32 { return reconstructed(t, d, spec, 4, nil) }
 			want := run(tensor.NewDevice(host))
 			worst, _ := difference(t, run(tensor.NewDevice(b)), want)
 			t.Logf("largest difference %.2g", worst)
@@ -195,6 +171,76 @@ func TestSpin(t *testing.T) {
 			psnr := 10 * math.Log10(4/mean) // pixels are from -1 to 1
 			t.Logf("in F16: PSNR %.1f dB", psnr)
 			require.Greater(t, psnr, 50.0)
+		})
+	}
+}
+
+const pictureEdge = 16 // of what is reconstructed
+
+// problems are operators whose corrections take different ways.
+func problems(t *testing.T) map[string]solver.Spec {
+	kernel, err := solver.MotionKernel(9, 0.5, 1)
+	require.NoError(t, err)
+	mask, err := solver.RandomMask(pictureEdge, pictureEdge, 0.5, 1)
+	require.NoError(t, err)
+	return map[string]solver.Spec{
+		"inpaint": {Kind: "inpaint", Masks: []*solver.Mask{mask}}, "downsample": {Kind: "downsample", Factor: 4}, "blur": {Kind: "blur", Kernel: kernel},
+	}
+}
+
+// reconstructed is a picture of Spin's with the built-in prior.
+func reconstructed(t *testing.T, d *tensor.Device, spec solver.Spec, calls int, progress func(solver.Progress)) []float32 {
+	const edge, sigma = pictureEdge, 0.05
+	truth := make([]float32, edge*edge*3)
+	for i := range truth {
+		truth[i] = float32(0.8 * math.Sin(float64(i%(3*edge))/11) * math.Cos(float64(i/(3*edge))/5))
+	}
+	net, info := loadPhoto(t, d)
+	den := solver.FromModel(func(x *tensor.Tensor, at float64) *tensor.Tensor { return net.Forward(x, []float64{at}, nil) },
+		solver.ModelOptions{Schedule: schedule(t, info), Prediction: solver.Prediction(info.Prediction), Multiple: net.Config.Downsampling()})
+	op, err := spec.Build(d, edge, edge, 3)
+	require.NoError(t, err)
+	y, err := solver.Measure(op, d.From(truth, 1, edge, edge, 3), sigma, 4, 0)
+	require.NoError(t, err)
+	r, err := solver.Spin(context.Background(), solver.Problem{Operator: op, Y: y, Sigma: sigma}, den,
+		solver.Settings{Calls: calls, Options: solver.Options{Seed: 7, Progress: progress}})
+	require.NoError(t, err)
+	data, err := r.X0.Floats()
+	require.NoError(t, err)
+	return data
+}
+
+// TestLoop: in the middle of a run of Spin no memory is taken or given back and nothing is recorded; a step is a graph for the
+// network, one for the correction, and a few launches beside, and it waits twice, for the norm of the clean estimate and for the
+// correction, whose time is told.
+func TestLoop(t *testing.T) {
+	emulated(t)
+	for name, spec := range problems(t) {
+		if testing.Short() && name != "blur" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			log, steps := filepath.Join(t.TempDir(), "log"), 0
+			t.Setenv("CUEMU_LOG", "")
+			reconstructed(t, halfDevice(t, open(t)), spec, 12, func(p solver.Progress) {
+				to := ""
+				if p.Step >= 6 && p.Step < p.Total-1 {
+					to = log
+					steps++
+				}
+				require.NoError(t, os.Setenv("CUEMU_LOG", to))
+			})
+			n := logged(t, log)
+			require.Equal(t, 5, steps)
+			require.LessOrEqual(t, n["cuGraphLaunch"], 2*steps)
+			require.GreaterOrEqual(t, n["cuGraphLaunch"], steps)
+			require.LessOrEqual(t, n["cuLaunchKernel"], 5*steps)
+			require.LessOrEqual(t, n["cuStreamSynchronize"], 2*steps)
+			require.Equal(t, steps, n["cuMemcpyDtoHAsync"], "the norm")
+			require.LessOrEqual(t, n["cuMemcpyHtoDAsync"], 2*steps, "timestep and noise")
+			for call := range n {
+				require.NotRegexp(t, "Alloc|Free|Capture|Instantiate|Create|Destroy|AddKernelNode|Load", call)
+			}
 		})
 	}
 }

@@ -33,6 +33,11 @@ func calls(t *testing.T, f func()) map[string]int {
 	t.Setenv("CUEMU_LOG", path)
 	f()
 	require.NoError(t, os.Setenv("CUEMU_LOG", ""))
+	return logged(t, path)
+}
+
+// logged counts the lines of a log.
+func logged(t *testing.T, path string) map[string]int {
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	n := map[string]int{}
