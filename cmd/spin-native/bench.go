@@ -92,11 +92,15 @@ operations can exceed the former, data that stay in the caches the latter.`,
 			}
 			inner := d.Backend()
 			var p *profile.Backend
-			if layers {
-				p = profile.New(inner)
-				d = tensor.NewDevice(p) // the first one still closes the backend
-			} else if eager {
-				d = tensor.NewDevice(struct{ kernels.Backend }{inner}) // which hides that it is a kernels.Recorder
+			if layers || eager {
+				told, stored := profile.New(inner), d.Stored() // which hides that it is a kernels.Recorder
+				if layers {
+					p = told
+				}
+				d = tensor.NewDevice(told) // the first one still closes the backend
+				if err := d.Store(stored); err != nil {
+					return err
+				}
 			}
 			if err := r.time(c, d, inner, s, plan.tiling, runs, p); err != nil {
 				return err

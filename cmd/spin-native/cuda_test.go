@@ -55,6 +55,15 @@ func TestCUDA(t *testing.T) {
 	for _, l := range r.Profile.Layers {
 		require.Positive(t, l.Ms, l.Op)
 	}
+	launches := map[string]int{}
+	for _, how := range []string{"--dtype=f32", "--dtype=f16", "--dtype=f16 --eager", "--dtype=f16 --layers"} {
+		var r benchReport
+		require.NoError(t, json.Unmarshal([]byte(ok(t, append(strings.Fields("bench --device cuda --size 16 --runs 1 --json"), strings.Fields(how)...)...)), &r))
+		launches[how] = r.Launches
+	}
+	require.Less(t, launches["--dtype=f16"], launches["--dtype=f32"])
+	require.Equal(t, launches["--dtype=f16"], launches["--dtype=f16 --eager"], "told or not, the same kernels")
+	require.Less(t, launches["--dtype=f16 --layers"], launches["--dtype=f32"], "normalisations are on their own, the moments are not")
 	for _, brief := range []string{"--half-weights", "--dtype=bf16"} {
 		code, _, errs := spin(t, "reconstruct", "--prior", prior, "--task", "denoise", "--sigma", "0.1", brief, "--device", "cuda", "-o", filepath.Join(dir, "brief.png"), pic)
 		require.Equal(t, 2, code)

@@ -44,6 +44,12 @@ func New(b kernels.Backend) *Backend {
 	return &Backend{Backend: b, clock: c}
 }
 
+// Stores implements kernels.Storer.
+func (b *Backend) Stores(t kernels.Type) bool {
+	s, ok := b.Backend.(kernels.Storer)
+	return t == kernels.F32 || ok && s.Stores(t)
+}
+
 // Row is one layer of a network, or what all layers of a kind take together.
 type Row struct {
 	Block    string  `json:"block,omitempty"`
@@ -54,7 +60,7 @@ type Row struct {
 	Ms       float64 `json:"ms"`
 	Share    float64 `json:"share"`              // of the time of all layers
 	GFLOP    float64 `json:"gflop,omitempty"`    // as the operation is written, whatever algorithm computes it
-	Bytes    float64 `json:"bytes"`              // of inputs, weights and results, each counted once, in float32
+	Bytes    float64 `json:"bytes"`              // of inputs, weights and results, each counted once, as they are stored
 	GFLOPS   float64 `json:"gflops,omitempty"`   // GFLOP per second
 	OfGFLOPS float64 `json:"of_peak,omitempty"`  // GFLOPS by the machine's peak; above 1 where the algorithm needs fewer operations
 	GBps     float64 `json:"gb_per_s,omitempty"` // Bytes per second
@@ -151,9 +157,17 @@ func (r *Row) keep(took time.Duration, first bool) {
 func bytes(views ...kernels.View) float64 {
 	n := 0
 	for _, v := range views {
-		n += v.Len()
+		n += size(v.Type) * v.Len()
 	}
-	return 4 * float64(n)
+	return float64(n)
+}
+
+// size is the bytes of an element.
+func size(t kernels.Type) int {
+	if t == kernels.F16 {
+		return 2
+	}
+	return 4
 }
 
 // side writes the channels of tensors that lie side by side.
@@ -193,7 +207,7 @@ func (b *Backend) Conv2D(a *kernels.Conv2D) {
 		Shape: name,
 		Form:  w.Form.String(),
 		GFLOP: 2 * float64(a.Dst.Len()) * float64(perOutput) / 1e9,
-		Bytes: bytes(a.Src[0], a.Src[1], a.Skip[0], a.Skip[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + 4*float64(weights),
+		Bytes: bytes(a.Src[0], a.Src[1], a.Skip[0], a.Skip[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + float64(size(w.Type)*weights),
 	}
 	if w.Size == 1 && a.Dst.Pixels() == 1 {
 		r.Op = "linear"
@@ -208,7 +222,7 @@ func (b *Backend) Attention(a *kernels.Attention) {
 	b.measure(Row{
 		Op: "attention", Shape: fmt.Sprintf("%d heads of %d", a.Heads, a.Dim), place: at(a.Dst, kernels.Same, 1),
 		GFLOP: 4 * float64(a.Dst.Len()) * float64(a.K.Pixels()) / 1e9,
-		Bytes: 4 * float64(2*a.Dst.Len()+2*keys),
+		Bytes: float64(size(a.Dst.Type) * (2*a.Dst.Len() + 2*keys)),
 	}, func() { b.Backend.Attention(a) })
 }
 
