@@ -30,7 +30,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER, DOCUMENT = os.path.join(ROOT, "kernels", "cuda"), os.path.join(ROOT, "docs", "cuda.md")
 COMPILER = (12, 4)
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "compute_80"]
-FLAGS = ["--std=c++17", "--ptxas-options=-v"]
+# Products are added in one rounding where the source says fmaf and nowhere else, so that a function gives the same result in every kernel.
+FLAGS = ["--std=c++17", "--ptxas-options=-v", "--fmad=false"]
 
 
 def sources():
@@ -260,6 +261,7 @@ OTHERS = {
     "resample_f16": (0, 0.4, "memory"),
     "resample_f16_f32": (0, 0, "memory"),
     "resample_f32_f16": (0, 0, "memory"),
+    "mix_f32": (0, 0.75, "memory"),
     "nearest_f32": (0, 0.75, "L2: every pixel reads all vectors"),
     "blend_f32": (GATHERING, 0.25, "memory"),
     "dot_f32": (GATHERING, 0.25, "memory"),
@@ -278,8 +280,9 @@ OTHERS = {
     "circle_out_f32": (16 * 960, 2.6, "shared memory, and barriers between the factors"),
     "pointwise_f32": (0, 0.1, "memory"),
     "sparse_f32": (GATHERING, 0.3, "memory: weights and columns"),
+    "together_f32": (GATHERING, None, "its phases, and the meetings between them"),
 }
-THREADS = {"fft_f32": 128, "circle_in_f32": 128, "circle_out_f32": 128}  # where they are fewer than the most
+THREADS = {"fft_f32": 128, "circle_in_f32": 128}  # where they are fewer than the most
 
 TENSOR = ["kernel", "threads", "shared KB", "registers 8.0, 9.0", "blocks of a multiprocessor 8.0, 9.0", "of its warps", "FLOP/byte", "`HMMA`, `LDGSTS`, `LDSM`",
           "`HMMA` of all instructions", "of those of the loop 8.0, 9.0"]

@@ -18,6 +18,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 #define __constant__ static
 #define __align__(n) __attribute__((aligned(n)))
@@ -115,7 +116,8 @@ template <int MI, int NI> void mma_warp(void** args, unsigned mask);
 #define blockIdx (cuemu::self->bid)
 #define blockDim (cuemu::self->bdim)
 #define gridDim (cuemu::self->gdim)
-#define KERNEL_EXPORT(name) static cuemu::Registrar cuemu_reg_##name(#name, name);
+#define KERNEL_REGISTER(name) static cuemu::Registrar cuemu_reg_##name(#name, name);
+#define KERNEL_EXPORT(name) KERNEL_REGISTER(name)
 #define DYNAMIC_SHARED(name) unsigned char* name = static_cast<unsigned char*>(cuemu::dynamic_shared())
 static inline void __syncthreads() { cuemu::syncthreads(); }
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

@@ -3,8 +3,6 @@
 #pragma once
 #include "cuemu.h"
 
-#define __grid_constant__
-#define KERNEL_MAPS(name, args, threads) extern "C" void name(const args a)
 #define DYNAMIC_SHARED_1024(name) DYNAMIC_SHARED(name)  // which is aligned so
 
 typedef unsigned long long mbarrier;

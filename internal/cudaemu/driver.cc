@@ -136,7 +136,11 @@ CUresult enter(const char* symbol) {
   note(fn, "");
   if (!inited) return fail(CUDA_ERROR_NOT_INITIALIZED, "%s before cuInit", fn);
   if (current.empty() || !current.back()) return fail(CUDA_ERROR_INVALID_CONTEXT, "%s: no current context on this thread", fn);
-  if (sticky == CUDA_SUCCESS && asked_to("CUEMU_REFUSE", fn)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (sticky == CUDA_SUCCESS && asked_to("CUEMU_REFUSE", fn)) {
+    bool meeting = !strcmp(fn, "cuLaunchCooperativeKernel") || !strcmp(fn, "cuGraphKernelNodeSetAttribute");
+    breaks_capture();
+    return meeting ? CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_ERROR_OUT_OF_MEMORY;
+  }
   return sticky;
 }
 #define ENTER LOCK; if (CUresult e = enter(__func__)) return e
@@ -149,6 +153,7 @@ CUresult push(CUstream s, Op op) {
     return op();
   }
   if (!streams.count(s)) return fail(CUDA_ERROR_INVALID_HANDLE, "unknown stream %p", (void*)s);
+  if (s->capture && s->broken) return fail(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "work for a capture that is broken");
   if (s->capture) s->capture->ops.push_back(std::move(op));
   else {
     s->q.push_back(std::move(op));

@@ -48,6 +48,14 @@ typedef struct {
 	float eps;
 } norm_args;
 
+// Products of the channels of each pixel, a few: colours.
+enum { MIX_MOST = 4 };
+typedef struct {
+	device_floats dst, src[2], weight, bias; // weight [c[0]+c[1]][cout]; bias may be absent
+	long long pixels;                        // of all images
+	int c[2], cout;                          // c[0]+c[1] and cout are up to MIX_MOST
+} mix_args;
+
 // Convolution of halves. Channels of the sources and of the shortcut's are multiples of 8, and their pixels lie at
 // multiples of 16 bytes.
 typedef struct {
@@ -277,3 +285,38 @@ typedef struct {
 	int lanes; // threads that share a row, a power of two up to 32
 	float alpha, beta;
 } sparse_args;
+
+// The kernels that may run as a phase of together_f32, one phase after the other in one launch.
+enum {
+	PHASE_DOT, PHASE_SEPARABLE, PHASE_BAND_ROWS, PHASE_BAND_COLS, PHASE_FILTER, PHASE_FILTER_ADJOINT, PHASE_BLEND, PHASE_CONJUGATE, PHASE_ACCELERATE, PHASE_ADAM,
+	PHASE_POINTWISE, PHASE_RESAMPLE, PHASE_SPARSE, PHASE_FFT, PHASE_DFT, PHASE_CIRCLE_IN, PHASE_CIRCLE_COLUMNS, PHASE_CIRCLE_OUT, PHASE_MIX
+};
+
+typedef struct {
+	int kernel, size;   // size: bytes of this and of the arguments behind it, a multiple of 8
+	unsigned x, y, z;   // the grid
+	unsigned blocks;    // of it
+} phase_args;
+
+enum { TOGETHER_ROOM = 4000 }; // bytes for phases: arguments of a launch are at most 4 KB
+typedef struct {
+	device_counters meet; // see grid_barrier
+	int size;             // bytes of room that are taken
+	unsigned long long room[TOGETHER_ROOM / 8];
+} together_args;
+
+// An attention block in one launch. Its phases have blocks like launches of their own.
+enum { PRODUCT_128X64, PRODUCT_64X64, PRODUCT_64X32 };
+typedef struct {
+	int kernel;
+	unsigned x, y, z;
+	conv_half_args conv;
+} product_phase;
+
+typedef struct {
+	device_counters meet; // see grid_barrier
+	conv_input_args input;
+	unsigned input_blocks, x, y, z; // x, y, z: of attention
+	product_phase first, last;
+	attention_args attention;
+} attention_block_args;

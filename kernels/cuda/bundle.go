@@ -22,6 +22,13 @@ static CUresult add_node(CUgraph g, CUgraphNode *node, CUgraphNode after, const 
 	return cuGraphAddKernelNode(node, g, &after, after ? 1 : 0, &p);
 }
 
+// allow_meeting makes a node a cooperative launch.
+static CUresult allow_meeting(CUgraphNode node) {
+	CUkernelNodeAttrValue v = {0};
+	v.cooperative = 1;
+	return cuGraphKernelNodeSetAttribute(node, CU_KERNEL_NODE_ATTRIBUTE_COOPERATIVE, &v);
+}
+
 static CUresult set_node(CUgraphExec x, CUgraphNode node, const void *fn, const unsigned *shape, void *args) {
 	void *params[] = {args};
 	CUDA_KERNEL_NODE_PARAMS p = node_params(fn, shape, params);
@@ -44,20 +51,34 @@ var _ kernels.Bundler = (*Backend)(nil)
 
 // node is a launch that was kept back.
 type node struct {
-	name   string
-	shape  shape
-	args   []byte
+	name  string
+	shape shape
+	args  []byte
+	told  bool // the graph has these arguments
+}
+
+func newNode[A any](name string, at shape, args *A) node {
+	return node{name: name, shape: at, args: bytes.Clone(bytesIn(args))}
+}
+
+func bytesIn[A any](args *A) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(args)), unsafe.Sizeof(*args))
+}
+
+// step is a launch of a graph: a node, or several as phases of one.
+type step struct {
+	nodes  []node
 	handle C.CUgraphNode
-	told   bool // the graph has these arguments
 }
 
 // series is launches that run in one go. A graph of them belongs to the goroutine that calls the driver.
 type series struct {
 	b      *Backend
 	nodes  []node
-	next   int  // how many were kept back so far
-	stale  bool // the graph is of other launches
-	breaks int  // times that there was no going in one
+	steps  []step // of the graph
+	next   int    // how many were kept back so far
+	stale  bool   // the graph is of other launches
+	breaks int    // times that there was no going in one
 	graph  C.CUgraph
 	exec   C.CUgraphExec
 }
@@ -67,7 +88,7 @@ const mostBreaks = 4
 
 // Bundle implements kernels.Bundler.
 func (b *Backend) Bundle(like kernels.Bundle) {
-	b.tellHeld()
+	b.tell()
 	s, ok := like.(*series)
 	if !ok {
 		s = &series{b: b}
@@ -103,7 +124,7 @@ func (s *series) close() {
 
 // spill runs what was kept back and keeps no more, before something that is no launch.
 func (b *Backend) spill() {
-	b.tellHeld()
+	b.tell()
 	if s := b.open; s != nil {
 		s.close()
 		s.breaks++
@@ -113,7 +134,7 @@ func (b *Backend) spill() {
 
 // Run implements kernels.Bundler.
 func (b *Backend) Run() kernels.Bundle {
-	b.tellHeld()
+	b.tell()
 	if s := b.open; s != nil {
 		s.close()
 		s.finish(s.run)
@@ -135,15 +156,28 @@ func (s *series) run() error {
 	if s.stale {
 		s.destroy()
 	}
-	if s.exec == nil && !s.build() || !s.update() {
-		s.destroy()
-		s.breaks++
-		return s.launch()
+	r := C.CUresult(C.CUDA_SUCCESS)
+	if s.exec == nil {
+		r = s.build()
 	}
-	if r := C.cuGraphLaunch(s.exec, b.handle()); r != C.CUDA_SUCCESS {
-		return fmt.Errorf("operations in one go: %s", errorName(r))
+	if r == C.CUDA_SUCCESS {
+		r = s.update()
 	}
-	return nil
+	if r == C.CUDA_SUCCESS {
+		if r = C.cuGraphLaunch(s.exec, b.handle()); r != C.CUDA_SUCCESS && !refused(r) {
+			return fmt.Errorf("operations in one go: %s", errorName(r))
+		}
+	}
+	switch {
+	case r == C.CUDA_SUCCESS:
+		return nil
+	case refused(r) && b.cooperative:
+		b.cooperative, s.stale = false, true
+		return s.run()
+	}
+	s.destroy()
+	s.breaks++
+	return s.launch()
 }
 
 func (s *series) launch() error {
@@ -156,38 +190,81 @@ func (s *series) launch() error {
 	return nil
 }
 
-// function is the kernel of a node.
-func (s *series) function(n *node) unsafe.Pointer { return unsafe.Pointer(s.b.kernels[n.name]) }
+// name is the kernel of a launch of the graph.
+func (t *step) name() string {
+	if len(t.nodes) > 1 {
+		return together
+	}
+	return t.nodes[0].name
+}
 
-// build makes a graph in which each launch waits for the one before it.
-func (s *series) build() bool {
-	if C.cuGraphCreate(&s.graph, 0) != C.CUDA_SUCCESS {
+// with calls f with the kernel of a launch of the graph, its shape, and its arguments.
+func (s *series) with(t *step, f func(kernel unsafe.Pointer, at *C.uint, args unsafe.Pointer) C.CUresult) C.CUresult {
+	kernel := unsafe.Pointer(s.b.kernels[t.name()])
+	if len(t.nodes) == 1 {
+		n := &t.nodes[0]
+		return f(kernel, &n.shape[0], unsafe.Pointer(&n.args[0]))
+	}
+	at, r := s.b.join(t.nodes)
+	if r != C.CUDA_SUCCESS {
+		return r
+	}
+	return f(kernel, &at[0], unsafe.Pointer(s.b.joined))
+}
+
+// build makes a graph of as few launches as they can be, in which each waits for the one before it.
+func (s *series) build() C.CUresult {
+	if r := C.cuGraphCreate(&s.graph, 0); r != C.CUDA_SUCCESS {
 		s.graph = nil
-		return false
+		return r
 	}
-	s.b.bundles[s], s.stale = struct{}{}, false
+	s.b.bundles[s], s.stale, s.steps = struct{}{}, false, s.steps[:0]
 	var before C.CUgraphNode
-	for i := range s.nodes {
-		n := &s.nodes[i]
-		if C.add_node(s.graph, &n.handle, before, s.function(n), &n.shape[0], unsafe.Pointer(&n.args[0])) != C.CUDA_SUCCESS {
-			return false
+	for left := s.nodes; len(left) > 0; {
+		n := 1
+		if s.b.meets() {
+			n = follow(left)
 		}
-		n.told, before = true, n.handle
-		s.b.launches[n.name]++
+		t := step{nodes: left[:n]}
+		left = left[n:]
+		r := s.with(&t, func(kernel unsafe.Pointer, at *C.uint, args unsafe.Pointer) C.CUresult {
+			return C.add_node(s.graph, &t.handle, before, kernel, at, args)
+		})
+		if r == C.CUDA_SUCCESS && n > 1 {
+			r = C.allow_meeting(t.handle)
+		}
+		if r != C.CUDA_SUCCESS {
+			return r
+		}
+		for i := range t.nodes {
+			t.nodes[i].told = true
+		}
+		s.steps, before = append(s.steps, t), t.handle
+		s.b.launches[t.name()]++
 	}
-	return C.instantiate(&s.exec, s.graph) == C.CUDA_SUCCESS
+	return C.instantiate(&s.exec, s.graph)
 }
 
 // update tells the graph the arguments that are not those of the last time.
-func (s *series) update() bool {
-	for i := range s.nodes {
-		n := &s.nodes[i]
-		if !n.told && C.set_node(s.exec, n.handle, s.function(n), &n.shape[0], unsafe.Pointer(&n.args[0])) != C.CUDA_SUCCESS {
-			return false
+func (s *series) update() C.CUresult {
+	for i := range s.steps {
+		t := &s.steps[i]
+		told := true
+		for j := range t.nodes {
+			told = told && t.nodes[j].told
+			t.nodes[j].told = true
 		}
-		n.told = true
+		if told {
+			continue
+		}
+		r := s.with(t, func(kernel unsafe.Pointer, at *C.uint, args unsafe.Pointer) C.CUresult {
+			return C.set_node(s.exec, t.handle, kernel, at, args)
+		})
+		if r != C.CUDA_SUCCESS {
+			return r
+		}
 	}
-	return true
+	return C.CUDA_SUCCESS
 }
 
 // Free implements kernels.Bundle.

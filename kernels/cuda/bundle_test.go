@@ -25,7 +25,7 @@ func corrected(t *testing.T, d *tensor.Device, s subject, images int, each func(
 	y, err := solver.Measure(op, x, s.sigma, 1, 0)
 	require.NoError(t, err)
 	in := s.inner
-	in.Steps = 3
+	in.Steps = max(in.Steps, 3)
 	for i, rho := range []float64{0.1, 0.1, 0.05, 0.05, 0.01, 0.01} {
 		each(i, func() {
 			got, err := solver.Correct(solver.Problem{Operator: op, Y: y, Sigma: s.sigma, Start: x}, x, rho, in)
@@ -48,8 +48,8 @@ func TestBundle(t *testing.T) {
 	require.NoError(t, err)
 	exact := solver.Inner{Method: solver.Exact}
 	all = append(all,
-		subject{"inpaint, exact", built(solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{mask}}), exact, 0.05, 0},
-		subject{"downsample, exact", built(solver.Spec{Kind: "downsample", Factor: 4}), exact, 0.05, 0})
+		subject{"inpaint, exact", built(solver.Spec{Kind: "inpaint", Masks: []*solver.Mask{mask}}), exact, 0.05, 0, 0},
+		subject{"downsample, exact", built(solver.Spec{Kind: "downsample", Factor: 4}), exact, 0.05, 0, 0})
 	for _, s := range all {
 		t.Run(s.name, func(t *testing.T) {
 			told := corrected(t, tensor.NewDevice(plain{open(t)}), s, 2, func(_ int, f func()) { f() })

@@ -320,7 +320,7 @@ __device__ __forceinline__ float input_value(const conv_input_args& a, int n, in
 // What a convolution reads, made beforehand where it cannot read the sources as they are: floats, channels that are no
 // multiples of 8, means of 2x2 pixels, normalised inputs of 1x1 convolutions. A thread for 8 channels of a pixel; those
 // beyond the sources' are zero.
-KERNEL(conv_input_f16, conv_input_args, 256) {
+KERNEL(conv_input_f16, conv_input_args, 128, 8) {
   long long i = thread_index(block.x);
   if (i >= a.count) return;
   int groups = a.cp / 8, c = (int)(i % groups) * 8, cin = a.c[0] + a.c[1];

@@ -60,7 +60,7 @@ __device__ __forceinline__ void activate(uint4 (&v)[kAhead], const bool (&inside
 }
 }  // namespace
 
-KERNEL_MAPS(conv_wgmma_f16_16x16x128, conv_wgmma_args, kThreads) {
+KERNEL_IN_PLACE(conv_wgmma_f16_16x16x128, conv_wgmma_args, kThreads, 1) {
   const conv_half_args& conv = a.conv;
   DYNAMIC_SHARED_1024(shared);
   unsigned char* sa = shared + kRing * kBBytes;

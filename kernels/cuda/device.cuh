@@ -6,6 +6,7 @@
 #include "args.h"
 
 #ifdef __CUDACC__
+#define KERNEL_REGISTER(name)
 #define KERNEL_EXPORT(name)
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
@@ -46,7 +47,7 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
   int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
 #else
-  *static_cast<uint4*>(shared) = valid ? __ldg(static_cast<const uint4*>(global)) : make_uint4(0, 0, 0, 0);
+  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
 #endif
 }
 // cp_async_commit closes a group of copies; cp_async_wait waits for all groups of this thread but the last N.
@@ -105,13 +106,26 @@ __device__ __forceinline__ void wait_while(const int* p, int v) {
 #include "cuemu.h"
 #endif
 
+// PHASES_ONLY leaves the kernels out and keeps what they do, for together.cu.
+#ifdef PHASES_ONLY
+#undef KERNEL_EXPORT
+#define KERNEL_EXPORT(name)
+#define KERNEL_ALONE(name, args, ...)
+#else
+#define KERNEL_ALONE(name, args, ...) \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const args a) { name##_block(a, blockIdx, gridDim); }
+#endif
+
 // A kernel's work is name_block, a function of the arguments, of a block's number, and of the size of the grid: those of a launch
 // of its own, or of a phase among several that one launch runs (together.cu). What follows args is for __launch_bounds__:
 // threads and, optionally, blocks that a multiprocessor is to hold.
 #define KERNEL(name, args, ...)                                                               \
   static __device__ __forceinline__ void name##_block(const args& a, dim3 block, dim3 grid);  \
-  extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const args a) { name##_block(a, blockIdx, gridDim); } \
+  KERNEL_ALONE(name, args, __VA_ARGS__)                                                       \
   static __device__ __forceinline__ void name##_block(const args& a, dim3 block, dim3 grid)
+
+// A kernel whose arguments are read where they are, by addresses that it computes.
+#define KERNEL_IN_PLACE(name, args, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name(const __grid_constant__ args a)
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
@@ -214,9 +228,9 @@ struct Elements {
   __device__ __forceinline__ void gather(long long i, float v, const float* own) {
     if (!e.sums) return;
     double of = e.of == own ? v : e.of[i];
-    sum[0] += of * (double)v;
-    if (e.sums > 1) sum[1] += of * (double)e.with[0][i];
-    if (e.sums > 2) sum[2] += of * (double)e.with[1][i];
+    sum[0] = fma(of, (double)v, sum[0]);
+    if (e.sums > 1) sum[1] = fma(of, (double)e.with[0][i], sum[1]);
+    if (e.sums > 2) sum[2] = fma(of, (double)e.with[1][i], sum[2]);
   }
   __device__ __forceinline__ void join(unsigned char* shared) {
     if (!e.sums) return;

@@ -4,6 +4,7 @@ package cuda
 
 /*
 #include <cuda.h>
+#include "args.h"
 
 // launch is for kernels that take one struct. fn and stream point to handles. gorgonia.org/cu's own launch copies eight
 // bytes of every parameter.
@@ -82,6 +83,7 @@ type Backend struct {
 	counters device // which are 0 between operations
 	counts   int    // of them
 	waiting  held   // or nil
+	row      *row   // of launches that others may follow, or nil
 	tensors  int64  // bytes of Alloc, among them
 	weights  int64  // and of prepared convolutions
 	moves    int    // times that memory which launches may name was given back
@@ -92,17 +94,20 @@ type Backend struct {
 	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
 
 	// The rest belongs to the goroutine that calls the driver.
-	fault    error // the first one
-	capture  capturing
-	graphs   map[*graph]struct{}
-	bundles  map[*series]struct{} // with a graph
-	stream   cu.Stream
-	memory   map[device]int64 // bytes
-	held     int64            // of all of it
-	place    device           // of a plan: the last that was given
-	launches map[string]int   // by kernel
-	marks    []cu.Event
-	spare    []cu.Event
+	fault       error // the first one
+	capture     capturing
+	meet        device           // two counters; see grid_barrier
+	joined      *C.together_args // of the launch that is told: memory of its own, which C may see
+	cooperative bool             // blocks of a launch can meet
+	graphs      map[*graph]struct{}
+	bundles     map[*series]struct{} // with a graph
+	stream      cu.Stream
+	memory      map[device]int64 // bytes
+	held        int64            // of all of it
+	place       device           // of a plan: the last that was given
+	launches    map[string]int   // by kernel
+	marks       []cu.Event
+	spare       []cu.Event
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -168,34 +173,35 @@ func (b *Backend) start(number int) error {
 	if err != nil {
 		return err
 	}
+	b.wgmma = multiplies(info)
 	if b.planning {
-		if multiplies(info) {
-			b.multiprocessors = 1 // whatever the number, its convolutions run on these kernels
-		}
-		return nil
+		return b.enter()
 	}
 	image, err := imageFor(info.Major, info.Minor)
 	if err != nil {
 		return err
 	}
 	b.dev = d
+	if b.multiprocessors, err = d.Attribute(cu.MultiprocessorCount); err != nil {
+		return err
+	}
 	if b.ctx, err = d.RetainPrimaryCtx(); err != nil {
 		return err
 	}
-	if err := b.loadAll(image, info); err != nil {
+	if err := b.loadAll(image); err != nil {
 		return errors.Join(err, b.unload(), d.ReleasePrimaryCtx())
 	}
 	return nil
 }
 
-func (b *Backend) loadAll(image string, info Info) error {
+func (b *Backend) loadAll(image string) error {
 	if err := cu.SetCurrentContext(b.ctx); err != nil {
 		return err
 	}
 	if err := b.load(image, kernelNames); err != nil {
 		return err
 	}
-	if multiplies(info) {
+	if b.wgmma {
 		if err := b.loadWGMMA(); err != nil {
 			return err
 		}
@@ -274,12 +280,16 @@ func (b *Backend) now(f func() error) error {
 // shape is that of a launch: the grid, the threads of a block, and its shared memory in bytes.
 type shape [5]C.uint
 
+func shaped(x, y, z, threads, shared int) shape {
+	return shape{C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared)}
+}
+
 // launch enqueues one kernel, whose argument is args, a struct of args.h, or keeps it back for a series.
 func launch[A any](b *Backend, name string, x, y, z, threads, shared int, args A) {
-	b.tellHeld()
-	at := shape{C.uint(x), C.uint(y), C.uint(z), C.uint(threads), C.uint(shared)}
+	b.tell()
+	at := shaped(x, y, z, threads, shared)
 	if s := b.open; s != nil {
-		s.keep(name, at, unsafe.Slice((*byte)(unsafe.Pointer(&args)), unsafe.Sizeof(args)))
+		s.keep(name, at, bytesIn(&args))
 		return
 	}
 	b.enqueue(func() error { return b.issue(name, at, unsafe.Pointer(&args)) })
@@ -452,7 +462,7 @@ func (b *Backend) wait() error {
 
 // Close releases everything. After a fault the driver refuses to free single pieces; they go with the context.
 func (b *Backend) Close() error {
-	b.tellHeld()
+	b.tell()
 	if b.closed {
 		return nil
 	}

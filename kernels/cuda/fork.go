@@ -2,11 +2,18 @@
 
 package cuda
 
+/*
+#include <cuda.h>
+#include "args.h"
+*/
+import "C"
+
 import (
 	"errors"
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"gorgonia.org/cu"
 
@@ -21,8 +28,10 @@ type program struct {
 	modules []cu.Module
 	kernels map[string]*cu.Function
 
-	planning        bool // no function of the driver is called
-	multiprocessors int  // where there are the kernels of wgmma.go, otherwise 0
+	planning        bool         // no function of the driver is called
+	users           atomic.Int32 // backends: this one and its forks, those that are not closed
+	multiprocessors int          // of a device that is not planned
+	wgmma           bool         // there are the kernels of wgmma.go
 }
 
 // claim counts who needs the memory of a backend: itself, until it is closed, and its forks.
@@ -84,7 +93,7 @@ func newBackend(p *program) *Backend {
 	return &Backend{
 		program: p, claim: claim{users: 1}, jobs: make(chan func(), ahead),
 		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]int64{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
-		launches: map[string]int{},
+		launches: map[string]int{}, joined: new(C.together_args),
 	}
 }
 
@@ -104,19 +113,41 @@ func (b *Backend) serve(start func() error) error {
 	return <-ready
 }
 
-// enter makes the context this thread's and the stream.
+// enter makes the context this thread's, the stream, and what blocks of one launch meet by.
 func (b *Backend) enter() (err error) {
-	if b.planning {
-		return nil
+	able := 1
+	if !b.planning {
+		if err = cu.SetCurrentContext(b.ctx); err != nil {
+			return err
+		}
+		if able, err = b.dev.Attribute(cu.DeviceAttribute(C.CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)); err != nil {
+			return err
+		}
 	}
-	if err = cu.SetCurrentContext(b.ctx); err == nil {
-		b.stream, err = cu.MakeStream(cu.NonBlocking)
+	b.cooperative = able != 0
+	if b.meet, err = b.obtain(8); err == nil && !b.planning {
+		if b.stream, err = cu.MakeStream(cu.NonBlocking); err == nil {
+			if err = cu.MemsetD32Async(b.meet, 0, 2, b.stream); err != nil {
+				err = errors.Join(err, b.stream.Destroy())
+			}
+		}
+		if err != nil {
+			err = errors.Join(err, b.release(b.meet))
+		}
+	}
+	if err == nil {
+		b.users.Add(1)
 	}
 	return err
 }
 
+// meets reports whether blocks of a launch may wait for each other: where the device lets them, and no fork is there, whose grid
+// may want all of the device, too.
+func (b *Backend) meets() bool { return b.cooperative && b.users.Load() == 1 }
+
 // leave gives up what no fork reads, and what was nobody else's then: memory, and with the last one the kernels and the context.
 func (b *Backend) leave() error {
+	b.users.Add(-1)
 	if b.planning {
 		return nil
 	}

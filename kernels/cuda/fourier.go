@@ -214,6 +214,9 @@ func (b *Backend) circular(a *kernels.Filter, fh, fw int, rows, cols device, in,
 		args.out_span, args.out_margin = C.int(out[axis].span), C.int(out[axis].margin)
 		args.fade, args.weight = C.int(in[axis].fade), C.ulonglong(in[axis].weight)
 		threads, shared := blockOf(length * per)
+		if args.e.sums > 0 {
+			threads = togetherThreads // so that a phase adds them in this order
+		}
 		launch(b, name, grid, 1, 1, threads, shared, args)
 	}
 	lines := n * h * planes

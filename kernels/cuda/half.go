@@ -18,7 +18,7 @@ import (
 var halfNames = append([]string{
 	"conv_input_f16", "moments_part_f16", "moments_join_f16", "layernorm_f16", "geglu_f16",
 	"resample_f16", "resample_f16_f32", "resample_f32_f16", "attention_f16_8", "attention_f16_1",
-	"attention_flash_f16_32", "attention_flash_f16_64", "attention_flash_f16_128", "attention_wide_f16_256", "attention_wide_f16_512",
+	"attention_block_f16", "attention_flash_f16_32", "attention_flash_f16_64", "attention_flash_f16_128", "attention_wide_f16_256", "attention_wide_f16_512",
 }, tileNames()...)
 
 var _ kernels.Storer = (*Backend)(nil)
@@ -152,7 +152,8 @@ func (b *Backend) input(dst C.device_halves, src [2]kernels.View, affine kernels
 	v := src[0]
 	cp := wide(v.C + src[1].C)
 	count := v.N * s.Size(v.H) * s.Size(v.W) * cp / 8
-	each(b, "conv_input_f16", count, C.conv_input_args{
+	const threads = 128 // as many as a product's, whose phase it may be before
+	lineUp(b, "conv_input_f16", blocks(count, threads), 1, 1, threads, 0, C.conv_input_args{
 		src: [2]C.device_any{at(v), at(src[1])}, dst: dst, affine: at(affine), c: [2]C.int{C.int(v.C), C.int(src[1].C)},
 		halves: [2]C.int{half(v), half(src[1])}, cp: C.int(cp), h: C.int(v.H), w: C.int(v.W), uh: C.int(s.Size(v.H)), uw: C.int(s.Size(v.W)),
 		act: C.int(act), sampling: C.int(s), count: C.longlong(count),

@@ -17,7 +17,13 @@ func (b *Backend) hold(h held) {
 	b.waiting = h
 }
 
-// tellHeld is at the head of whatever talks to the goroutine of the context.
+// tell is at the head of whatever talks to the goroutine of the context: nothing is kept back then.
+func (b *Backend) tell() {
+	b.tellHeld()
+	b.tellRow()
+}
+
+// tellHeld launches the held operation.
 func (b *Backend) tellHeld() {
 	if h := b.waiting; h != nil {
 		b.waiting = nil
@@ -47,7 +53,11 @@ func (c *heldConv) tell(b *Backend) {
 		b.convWGMMA(&c.k, c.args, c.tiles*c.across*c.k.Dst.N)
 		return
 	}
-	launch(b, c.tile.name, c.tiles, c.across, int(c.args.n*c.args.splits), c.tile.threads, c.tile.shared, c.args)
+	tell := launch[C.conv_half_args]
+	if c.args.size == 1 {
+		tell = lineUp[C.conv_half_args] // of an attention block, perhaps
+	}
+	tell(b, c.tile.name, c.tiles, c.across, int(c.args.n*c.args.splits), c.tile.threads, c.tile.shared, c.args)
 }
 
 // makes reports whether the normalisation is one of this convolution's result. It may not write what blocks of other images
@@ -76,8 +86,7 @@ const (
 
 // linear holds the convolution where it is a fully connected layer and nothing else, and reports whether it is.
 func (b *Backend) linear(k *kernels.Conv2D, c *conv) bool {
-	if c.w.Size != 1 || c.w.Pad != 0 || k.Src[0].Pixels() != 1 || k.Dst.Pixels() != 1 || c.w.In > linearRoom || k.Sampling != kernels.Same || k.ReLU || k.Shortcut != nil ||
-		k.Src[1].Present() || k.Affine.Present() || k.Embed.Present() || k.Residual.Present() || k.Moments.Present() {
+	if !pure(k, c) || k.Src[1].Present() || k.Src[0].Pixels() != 1 || c.w.In > linearRoom {
 		return false
 	}
 	h, ok := b.waiting.(*heldLinear)

@@ -19,7 +19,7 @@ import (
 // TestNetworkLaunches: a call of a network of full size is so many launches at most, counted on a device that only plans.
 func TestNetworkLaunches(t *testing.T) {
 	open(t)
-	for model, most := range map[string]int{"ffhq_10m": 120, "imagenet256": 160} {
+	for model, most := range map[string]int{"ffhq_10m": 120, "imagenet256": 120} {
 		preset, ok := checkpoint.FindPreset(model)
 		require.True(t, ok)
 		c, err := nn.ParseUNetConfig(preset.UNet.Model)

@@ -13,11 +13,11 @@ import (
 
 // kernelNames are the kernels of the image.
 var kernelNames = append([]string{
-	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "linear_f32", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
+	"conv_f32_64x64", "conv_f32_256x4", "conv_f32_16x64", "linear_f32", "mix_f32", "moments_part", "moments_join", "norm_f32", "layernorm_f32",
 	"attention_f32_8", "attention_f32_1", "geglu_f32", "resample_f32", "nearest_f32",
 	"blend_f32", "dot_f32", "conjugate_f32", "separable_f32", "band_rows", "band_cols", "filter_f32", "filter_adjoint_f32", "accelerate_f32",
 	"adam_f32", "fft_f32", "dft_f32", "circle_in_f32", "circle_columns_f32", "circle_out_f32",
-	"pointwise_f32", "sparse_f32",
+	"pointwise_f32", "sparse_f32", "together_f32",
 }, halfNames...)
 
 // sharedLimit is what every device has for a block without being asked, in bytes.
@@ -103,6 +103,12 @@ func tileFor(pixels, channels int) convTile {
 
 const convDepth = 16 // kDepth of conv.cu
 
+// pure reports whether a convolution multiplies the channels of each pixel, activated perhaps, and does nothing else.
+func pure(k *kernels.Conv2D, c *conv) bool {
+	return c.w.Size == 1 && c.w.Stride == 1 && c.w.Pad == 0 && c.w.PadEnd == 0 && k.Sampling == kernels.Same && !k.ReLU && k.Shortcut == nil &&
+		!k.Affine.Present() && !k.Embed.Present() && !k.Residual.Present() && !k.Moments.Present()
+}
+
 // Conv2D implements kernels.Net.
 func (b *Backend) Conv2D(k *kernels.Conv2D) {
 	c := k.Kernel.(*conv)
@@ -111,6 +117,14 @@ func (b *Backend) Conv2D(k *kernels.Conv2D) {
 		return
 	}
 	if b.linear(k, c) {
+		return
+	}
+	if pure(k, c) && k.Act == kernels.Identity && max(c.w.In, c.w.Out) <= C.MIX_MOST {
+		pixels := k.Src[0].N * k.Src[0].Pixels()
+		each(b, "mix_f32", pixels, C.mix_args{
+			dst: at(k.Dst), src: [2]C.device_floats{at(k.Src[0]), at(k.Src[1])}, weight: C.ulonglong(c.weight), bias: C.ulonglong(c.bias),
+			pixels: C.longlong(pixels), c: [2]C.int{C.int(k.Src[0].C), C.int(k.Src[1].C)}, cout: C.int(c.w.Out),
+		})
 		return
 	}
 	a := C.conv_args{
@@ -185,7 +199,7 @@ func (b *Backend) Attention(k *kernels.Attention) {
 	}
 	if flashable(k) {
 		name, queries, shared := flash(k.Dim)
-		launch(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, 128, shared, a)
+		lineUp(b, name, blocks(k.Q.Pixels(), queries), k.Heads, k.Dst.N, 128, shared, a)
 		return
 	}
 	room := func(queries int) int { return 4 * queries * (2*k.Dim + keys + 3) }

@@ -18,7 +18,7 @@ __device__ __forceinline__ void moments_band(const moments_args& a, dim3 block) 
     for (long long p = (long long)band * kBand + row; p < end; p += 8) {
       double d = (double)to_float(x[p * a.c]) - (double)first;
       sum += d;
-      squares += d * d;
+      squares = fma(d, d, squares);
     }
   }
   part[row * 32 + lane] = sum;

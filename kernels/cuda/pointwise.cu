@@ -1,6 +1,24 @@
 // Operations whose elements do not meet: a thread for each element of the destination.
 #include "device.cuh"
 
+// The colours of a pixel as others, a thread for each pixel.
+KERNEL(mix_f32, mix_args, PIXEL_BLOCK) {
+  long long i = thread_index(block.x);
+  if (i >= a.pixels) return;
+  int cin = a.c[0] + a.c[1];
+  float x[MIX_MOST];
+#pragma unroll
+  for (int k = 0; k < MIX_MOST; k++) x[k] = k < a.c[0] ? a.src[0][i * a.c[0] + k] : k < cin ? a.src[1][i * a.c[1] + k - a.c[0]] : 0.f;
+  for (int o = 0; o < a.cout; o++) {
+    float v = 0.f;
+#pragma unroll
+    for (int k = 0; k < MIX_MOST; k++)
+      if (k < cin) v = fmaf(x[k], a.weight[k * a.cout + o], v);
+    a.dst[i * a.cout + o] = a.bias ? v + a.bias[o] : v;
+  }
+}
+KERNEL_EXPORT(mix_f32)
+
 template <class T>
 __device__ __forceinline__ void geglu(const geglu_args& a, dim3 block) {
   long long i = thread_index(block.x);
@@ -128,7 +146,7 @@ KERNEL(accelerate_f32, accelerate_args, PIXEL_BLOCK) {
     a.x[i] = x;
     if (!a.e.sums) continue;
     double r = residual(a.local, at, i, x);
-    at.sum[0] += r * r;
+    at.sum[0] = fma(r, r, at.sum[0]);
   }
   at.join(shared);
 }
@@ -148,7 +166,7 @@ KERNEL(adam_f32, adam_args, PIXEL_BLOCK) {
     a.x[i] = x;
     if (!a.e.sums) continue;
     double r = residual(a.local, at, i, x);
-    at.sum[0] += r * r;
+    at.sum[0] = fma(r, r, at.sum[0]);
   }
   at.join(shared);
 }

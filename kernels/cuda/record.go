@@ -70,7 +70,7 @@ func (b *Backend) giveUp() {
 
 // End implements kernels.Recorder. A capture that the driver refuses is no fault of the device.
 func (b *Backend) End() kernels.Recording {
-	b.tellHeld()
+	b.tell()
 	if b.closed {
 		return nil
 	}

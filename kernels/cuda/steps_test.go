@@ -4,6 +4,7 @@ package cuda_test
 
 import (
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,7 +19,8 @@ type subject struct {
 	op    func(t *testing.T, d *tensor.Device) solver.Operator
 	inner solver.Inner
 	sigma float64
-	step  int // launches of one more step
+	step  int // launches of one more step, where each operation has its own
+	eight int // of a correction of eight, where they are phases of one
 }
 
 const side = 32 // of the pictures
@@ -76,29 +78,29 @@ func subjects(t *testing.T) []subject {
 	fgd, adam, cg, pcg := solver.Inner{Method: solver.FGD}, solver.Inner{Method: solver.Adam}, solver.Inner{Method: solver.CG}, solver.Inner{Method: solver.PCG}
 	stop := solver.Inner{Method: solver.Adam, Stop: 1e-6}
 	return []subject{
-		{"denoise, fgd", built(denoise), fgd, 0.05, 1},
-		{"inpaint, fgd", built(inpaint), fgd, 0.05, 1},
-		{"inpaint, adam", built(inpaint), adam, 0.05, 1},
-		{"inpaint, adam that stops", built(inpaint), stop, 0.05, 1},
-		{"hdr, fgd", built(hdr), fgd, 0.05, 1},
-		{"downsample, cg", built(down), cg, 0.05, 3},
-		{"downsample, fgd", built(down), fgd, 0.05, 3},
-		{"separable blur, cg", built(blur(gaussian)), cg, 0.05, 3},
-		{"separable blur, pcg", built(blur(gaussian)), pcg, 0.05, 6},
-		{"blur 3x3, cg", built(blur(tap(3))), cg, 0.05, 3},
-		{"blur 3x3, pcg", built(blur(tap(3))), pcg, 0.05, 6},
-		{"blur 3x3, adam", built(blur(tap(3))), adam, 0.05, 3},
-		{"blur 3x3, adam that stops", built(blur(tap(3))), stop, 0.05, 3},
-		{"blur 21x21, cg", built(blur(tap(21))), cg, 0.05, 7},
-		{"blur 21x21, pcg", built(blur(tap(21))), pcg, 0.05, 10},
-		{"blur 3x3 and downsample, cg", both, cg, 0.05, 5},
-		{"ct, cg", ct, cg, 0.05, 5},
-		{"jpeg, pcg", jpeg, pcg, 1, 17},
-		{"phase, fgd", phase, fgd, 0.05, 13},
+		{"denoise, fgd", built(denoise), fgd, 0.05, 1, 1},
+		{"inpaint, fgd", built(inpaint), fgd, 0.05, 1, 1},
+		{"inpaint, adam", built(inpaint), adam, 0.05, 1, 1},
+		{"inpaint, adam that stops", built(inpaint), stop, 0.05, 1, 1},
+		{"hdr, fgd", built(hdr), fgd, 0.05, 1, 1},
+		{"downsample, cg", built(down), cg, 0.05, 3, 2},
+		{"downsample, fgd", built(down), fgd, 0.05, 3, 2},
+		{"separable blur, cg", built(blur(gaussian)), cg, 0.05, 3, 2},
+		{"separable blur, pcg", built(blur(gaussian)), pcg, 0.05, 6, 4},
+		{"blur 3x3, cg", built(blur(tap(3))), cg, 0.05, 3, 2},
+		{"blur 3x3, pcg", built(blur(tap(3))), pcg, 0.05, 6, 3},
+		{"blur 3x3, adam", built(blur(tap(3))), adam, 0.05, 3, 2},
+		{"blur 3x3, adam that stops", built(blur(tap(3))), stop, 0.05, 3, 2},
+		{"blur 21x21, cg", built(blur(tap(21))), cg, 0.05, 7, 5},
+		{"blur 21x21, pcg", built(blur(tap(21))), pcg, 0.05, 10, 6},
+		{"blur 3x3 and downsample, cg", both, cg, 0.05, 5, 3},
+		{"ct, cg", ct, cg, 0.05, 5, 3},
+		{"jpeg, pcg", jpeg, pcg, 1, 17, 7},
+		{"phase, fgd", phase, fgd, 0.05, 13, 5},
 	}
 }
 
-// TestLaunchesOfAStep holds the launches of one more step of a correction, by operator and method.
+// TestLaunchesOfAStep holds the launches of one more step of a correction, by operator and method, where each operation has its own.
 func TestLaunchesOfAStep(t *testing.T) {
 	b := open(t)
 	count, d := b.(interface{ Launches() int }), tensor.NewDevice(plain{b})
@@ -126,5 +128,54 @@ func TestLaunchesOfAStep(t *testing.T) {
 			t.Logf("%d a step, %d beside", four-three, 4*three-3*four)
 			require.Equal(t, s.step, four-three)
 		})
+	}
+}
+
+// TestLaunchesTogether holds the launches of a correction that was made before: one for each step at most, whatever the operator and the method.
+// The table of design note 15 has them too.
+func TestLaunchesTogether(t *testing.T) {
+	emulated(t)
+	const steps = 8
+	for _, s := range subjects(t) {
+		t.Run(s.name, func(t *testing.T) {
+			s.inner.Steps = steps
+			d := tensor.NewDevice(open(t))
+			corrected(t, d, s, 1, func(i int, f func()) {
+				n := calls(t, f)
+				if i < 2 {
+					return
+				}
+				require.Equal(t, 1, n["cuGraphLaunch"])
+				require.Equal(t, s.eight, n["launch"]-n["cuLaunchKernel"], "what is restricted to the measured pixels is beside")
+				require.LessOrEqual(t, s.eight, steps)
+			})
+		})
+	}
+}
+
+// TestLaunchesApart: devices whose blocks cannot meet, or that hold a few of them only, correct alike.
+func TestLaunchesApart(t *testing.T) {
+	emulated(t)
+	for _, s := range subjects(t) {
+		if s.name != "downsample, cg" && s.name != "blur 21x21, pcg" && s.name != "jpeg, pcg" {
+			continue
+		}
+		told := func(i int, f func()) { f() }
+		want := corrected(t, tensor.NewDevice(plain{open(t)}), s, 1, told)
+		for _, setting := range []string{"CUEMU_ABSENT=cooperative", "CUEMU_REFUSE=cuLaunchCooperativeKernel", "CUEMU_REFUSE=cuGraphKernelNodeSetAttribute", "CUEMU_SMS=1"} {
+			t.Run(s.name+" "+setting, func(t *testing.T) {
+				name, value, _ := strings.Cut(setting, "=")
+				t.Setenv(name, value)
+				d := tensor.NewDevice(open(t))
+				got := corrected(t, d, s, 1, func(i int, f func()) {
+					n := calls(t, f)
+					if i >= 2 {
+						require.Equal(t, 1, n["cuGraphLaunch"])
+						require.Equal(t, name == "CUEMU_SMS" || value == "cuLaunchCooperativeKernel", n["launch"]-n["cuLaunchKernel"] <= 3, "three steps")
+					}
+				})
+				require.True(t, equal(got, want))
+			})
+		}
 	}
 }

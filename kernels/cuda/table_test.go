@@ -71,6 +71,10 @@ func TestTable(t *testing.T) {
 		b.Attention(&kernels.Attention{Dst: view(t, b, a.kind, 1, 2, 2, a.dim), Q: h, K: h, V: h, Heads: 1, Dim: a.dim, Scale: 1})
 	}
 	b.Blend(&kernels.Blend{Dst: y, Terms: []kernels.Term{{X: x, C: 1}}, Products: p})
+	b.Bundle(nil)
+	b.Dot(sums, x, y)
+	b.Dot(sums, x, x)
+	b.Run()
 	b.Dot(sums, x, y)
 	b.Conjugate(&kernels.Conjugate{X: x, R: y, P: picture(), S: picture(), Z: picture(), W: picture(), Sums: view(t, b, kernels.F32, 1, 1, 1, 3),
 		After: view(t, b, kernels.F32, 1, 1, 1, 2)})

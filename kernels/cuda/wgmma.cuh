@@ -5,8 +5,6 @@
 #include "device.cuh"
 
 #ifdef __CUDACC__
-#define KERNEL_MAPS(name, args, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ args a)
-
 // mbarrier is a barrier in shared memory. Its phase ends when count arrivals and all expected bytes have come, and the next
 // one begins. A thread waits for the end of a phase by its parity; a fresh barrier is in phase 0, and the one before, of
 // parity 1, has ended.

@@ -33,8 +33,6 @@ import (
 	"fmt"
 	"unsafe"
 
-	"gorgonia.org/cu"
-
 	"github.com/spin-native/spin/kernels"
 )
 
@@ -59,14 +57,13 @@ func (b *Backend) loadWGMMA() error {
 	if r := C.allow_shared(unsafe.Pointer(b.kernels[wgmmaTile.name]), C.int(wgmmaTile.shared)); r != C.CUDA_SUCCESS {
 		return fmt.Errorf("kernel %s, %d bytes of shared memory: %s", wgmmaTile.name, wgmmaTile.shared, errorName(r))
 	}
-	b.multiprocessors, err = b.dev.Attribute(cu.MultiprocessorCount)
-	return err
+	return nil
 }
 
 // tensorMap describes weights for conv_wgmma, nil where it cannot multiply by them: on other devices, where the driver knows
 // no tensor maps, and where the channels do not fill boxes and tiles.
 func (b *Backend) tensorMap(c *conv) (*C.tensor_map, error) {
-	if b.multiprocessors == 0 || c.w.In%64 != 0 || c.w.Out%wgmmaTile.channels != 0 {
+	if !b.wgmma || c.w.In%64 != 0 || c.w.Out%wgmmaTile.channels != 0 {
 		return nil, nil
 	}
 	var m C.tensor_map
@@ -99,5 +96,5 @@ func (b *Backend) convWGMMA(k *kernels.Conv2D, a C.conv_half_args, tiles int) {
 	if k.Shortcut != nil {
 		args.skip_weight = *k.Shortcut.(*conv).tensor
 	}
-	launch(b, wgmmaTile.name, min(tiles, b.multiprocessors), 1, 1, wgmmaTile.threads, wgmmaTile.shared, args)
+	launch(b, wgmmaTile.name, min(tiles, max(b.multiprocessors, 1)), 1, 1, wgmmaTile.threads, wgmmaTile.shared, args)
 }

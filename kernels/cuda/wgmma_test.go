@@ -19,10 +19,15 @@ import (
 func openWGMMA(t *testing.T) *Backend {
 	b := openBackend(t)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	if b.multiprocessors == 0 {
+	if !b.wgmma {
 		t.Skipf("%s is not of capability 9.0", b.Name())
 	}
 	return b
+}
+
+// having says that the device has so many multiprocessors.
+func (b *Backend) having(multiprocessors int) {
+	_ = b.now(func() error { b.multiprocessors = multiprocessors; return nil })
 }
 
 // TestWGMMA: the same results as from every other kernel, within the suite's bounds, whatever the number of tiles that a
@@ -32,7 +37,7 @@ func TestWGMMA(t *testing.T) {
 	b.force = chosen{wgmmaTile, 1}
 	for _, blocks := range []int{132, 1, 3} {
 		t.Run(fmt.Sprint(blocks), func(t *testing.T) {
-			b.multiprocessors = blocks
+			b.having(blocks)
 			kerneltest.HalfConvWide(t, b, 8)
 		})
 	}
@@ -100,7 +105,7 @@ func TestWGMMASame(t *testing.T) {
 	c := newWideConv(t, b, 2, 17, 18, 128, 128)
 	dst, moments := c.run(t)
 	for _, blocks := range []int{132, 3} {
-		b.multiprocessors = blocks
+		b.having(blocks)
 		again, m := c.run(t)
 		require.Equal(t, dst, again)
 		require.Equal(t, moments, m)
@@ -132,7 +137,7 @@ func TestWGMMAChoice(t *testing.T) {
 	b := openBackend(t)
 	defer b.Close()
 	if os.Getenv(child) == "" {
-		if b.multiprocessors > 0 {
+		if b.wgmma {
 			for _, c := range []struct {
 				size, in, out int
 				tile          string
