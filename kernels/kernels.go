@@ -1,5 +1,7 @@
 package kernels
 
+import "time"
+
 // Buffer is memory owned by one backend, counted in float32 elements. Only the backend that made it can use it.
 type Buffer interface {
 	Len() int
@@ -63,6 +65,22 @@ type Forker interface {
 	// is to read what operations of the other make, the other's Sync comes in between.
 	// What this backend owns is released when it and all of its forks are closed, in whatever order.
 	Fork(threads int) (Backend, error)
+}
+
+// Reader is a Backend whose operations run while the program goes on, and that reads a tensor without waiting for those told later.
+type Reader interface {
+	// Read notes this place in the device's work, after the operations so far, and begins to copy src, if it is present, to the host.
+	Read(src View) Reading
+}
+
+// Reading is a place in the work of a device, with what was read there.
+type Reading interface {
+	// Wait waits until the device has come there, and writes what was read to dst. A reading is waited for once.
+	Wait(dst []float32) error
+	// Since is how long the device took from an earlier reading's place to this one's. Both were waited for, and none is freed.
+	Since(earlier Reading) time.Duration
+	// Free forgets the reading, waited for or not.
+	Free()
 }
 
 // Recorder is a Backend that can run a series of operations again for less than it takes to be told of each.

@@ -1,8 +1,6 @@
 package solver
 
 import (
-	"time"
-
 	"github.com/spin-native/spin/tensor"
 )
 
@@ -22,16 +20,15 @@ type FirstStage interface {
 
 // latents leads a run between its pictures and the space that its denoiser works in.
 type latents struct {
+	r      *run
 	stage  FirstStage
-	d      *tensor.Device
 	shape  [4]int // of the pictures
 	frames *frames
-	res    *Result
 }
 
 // newLatents checks that the first stage takes pictures of a shape. Pictures are padded, mirrored outwards, to multiples of
 // Downsampling times the multiple that the denoiser takes latents in, so that latents never have to be.
-func newLatents(d *tensor.Device, stage FirstStage, den Denoiser, shape [4]int, res *Result) *latents {
+func newLatents(r *run, stage FirstStage, shape [4]int) *latents {
 	const op = "solver.FirstStage"
 	f := stage.Downsampling()
 	if f < 1 {
@@ -40,17 +37,17 @@ func newLatents(d *tensor.Device, stage FirstStage, den Denoiser, shape [4]int, 
 	if c := stage.PictureChannels(); c != shape[3] {
 		tensor.Fail(op, "it takes pictures of %d channels, the operator's have %d", c, shape[3])
 	}
-	if m, ok := den.(Multiplied); ok {
+	if m, ok := r.den.(Multiplied); ok {
 		f *= max(m.Multiple(), 1)
 	}
-	return &latents{stage, d, shape, newFrames(f), res}
+	return &latents{r, stage, shape, newFrames(f)}
 }
 
 // encode is Scale(E(x)) of a padded picture.
 func (l *latents) encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
-	defer l.d.Tidy(&z)()
-	from := time.Now()
-	raw, err := l.stage.Encode(l.frames.of(l.d, l.shape[1], l.shape[2]).enlarge(x))
+	defer l.r.d.Tidy(&z)()
+	l.r.lap(l.r.d.Mark(), nil)
+	raw, err := l.stage.Encode(l.frames.of(l.r.d, l.shape[1], l.shape[2]).enlarge(x))
 	if err != nil {
 		return nil, err
 	}
@@ -61,10 +58,9 @@ func (l *latents) encode(x *tensor.Tensor) (z *tensor.Tensor, err error) {
 	if z, err = l.stage.Scale(raw); err != nil {
 		return nil, err
 	}
-	l.res.Encodes++
-	err = l.d.Sync()
-	l.res.Encoding += time.Since(from)
-	return z, err
+	l.r.res.Encodes++
+	l.r.lap(l.r.d.Mark(), &l.r.res.Encoding)
+	return z, nil
 }
 
 // size is the shape of the latents.
@@ -75,8 +71,8 @@ func (l *latents) size() [4]int {
 
 // decode is Dec(Unscale(z)) without the padding, not clipped.
 func (l *latents) decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
-	defer l.d.Tidy(&x)()
-	from := time.Now()
+	defer l.r.d.Tidy(&x)()
+	l.r.lap(l.r.d.Mark(), nil)
 	raw, err := l.stage.Unscale(z)
 	if err != nil {
 		return nil, err
@@ -84,14 +80,13 @@ func (l *latents) decode(z *tensor.Tensor) (x *tensor.Tensor, err error) {
 	if x, err = l.stage.Decode(raw); err != nil {
 		return nil, err
 	}
-	x = l.frames.of(l.d, l.shape[1], l.shape[2]).cut(x)
+	x = l.frames.of(l.r.d, l.shape[1], l.shape[2]).cut(x)
 	if x.Shape() != l.shape {
 		tensor.Fail("solver.FirstStage", "it made pictures %v of latents %v, expected %v", x, z, l.shape)
 	}
-	l.res.Decodes++
-	err = l.d.Sync()
-	l.res.Decoding += time.Since(from)
-	return x, err
+	l.r.res.Decodes++
+	l.r.lap(l.r.d.Mark(), &l.r.res.Decoding)
+	return x, nil
 }
 
 // Where guidance and grid of a latent prior end, as noise-to-signal ratios; see LatentDefaults.

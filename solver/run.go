@@ -89,6 +89,8 @@ type run struct {
 	per      int // denoiser calls of a step of the path
 	ahead    int // steps of the path after the one that is being made
 	start    time.Time
+	laps     []lap           // that nobody looked at
+	seen     *tensor.Reading // the last one that was looked at
 	res      *Result
 }
 
@@ -131,11 +133,15 @@ func launch(ctx context.Context, d *tensor.Device, den Denoiser, o Options, read
 	if err := ready(r); err != nil {
 		return res, err
 	}
+	defer r.forget()
 	stopped := algorithm(r)
 	if stopped != nil && (ctx.Err() == nil || !errors.Is(stopped, ctx.Err())) {
 		return res, stopped
 	}
 	if err := r.show(); err != nil {
+		return res, err
+	}
+	if err := r.look(r.res.Calls); err != nil {
 		return res, err
 	}
 	if err := r.judge(); err != nil {
@@ -154,7 +160,7 @@ func (r *run) from(pictures *tensor.Tensor, shape [4]int, stage FirstStage) (err
 	r.image = copied(pictures)
 	r.x0 = r.image
 	if stage != nil {
-		r.latents = newLatents(r.d, stage, r.den, shape, r.res)
+		r.latents = newLatents(r, stage, shape)
 		if r.x0, err = r.latents.encode(pictures); err != nil {
 			return err
 		}
@@ -286,17 +292,18 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 		return err
 	}
 	defer r.d.Tidy()()
-	from := time.Now()
+	r.lap(r.d.Mark(), nil)
 	denoised := r.den.Denoise(r.x, t)
 	r.res.Calls++
 	r.res.Timesteps = append(r.res.Timesteps, t)
 	if denoised.Shape() != r.x.Shape() {
 		tensor.Fail("solver.Denoiser", "clean estimate of %v has shape %v", r.x, denoised)
 	}
-	if err := r.finite(denoised, t); err != nil {
+	r.lap(r.d.Dot(nil, denoised, denoised).Read(), &r.res.Denoising)
+	r.laps[len(r.laps)-1].t = t
+	if err := r.look(r.res.Calls - 1); err != nil {
 		return err
 	}
-	r.res.Denoising += time.Since(from)
 
 	corrected := denoised
 	if by != nil {
@@ -326,13 +333,9 @@ func (r *run) correct(x0 *tensor.Tensor, by *correction) (*tensor.Tensor, error)
 			return nil, err
 		}
 	}
-	from := time.Now()
 	picture = r.c.correct(picture, by.rho, by.inner)
-	if err := r.d.Sync(); err != nil {
-		return nil, err
-	}
+	r.lap(r.d.Mark(), &r.res.Correcting)
 	r.res.Corrections++
-	r.res.Correcting += time.Since(from)
 	switch {
 	case r.latents == nil:
 		return picture, nil
@@ -365,16 +368,48 @@ func (r *run) preview() ([]float32, error) {
 	return r.image.Floats()
 }
 
-// finite checks a clean estimate by its norm; this also waits for the device.
-func (r *run) finite(x *tensor.Tensor, t int) error {
-	norms, err := r.d.Dot(nil, x, x).Floats()
-	if err != nil {
-		return err
+// forget gives the readings back.
+func (r *run) forget() {
+	for _, l := range r.laps {
+		l.at.Free()
 	}
-	for i, v := range norms {
-		if v := float64(v); math.IsNaN(v) || math.IsInf(v, 0) {
-			return fmt.Errorf("solver: denoiser call %d of %d, timestep %d, image %d: %w", r.res.Calls, r.total, t, r.o.First+i, ErrNumeric)
+	if r.seen != nil {
+		r.seen.Free()
+	}
+}
+
+// lap is a place in a run, and what the time since the one before is counted as.
+type lap struct {
+	at      *tensor.Reading // of the squared norms of a clean estimate, or of nothing
+	to      *time.Duration  // or nil
+	call, t int
+}
+
+func (r *run) lap(at *tensor.Reading, to *time.Duration) {
+	r.laps = append(r.laps, lap{at: at, to: to, call: r.res.Calls})
+}
+
+// look counts the laps up to a denoiser call and whatever else can be looked at without waiting, and checks that the numbers are
+// finite. A step looks at the one before it, so a device that computes while the program goes on has always something to do.
+func (r *run) look(call int) error {
+	for len(r.laps) > 0 && (r.laps[0].call <= call || r.laps[0].at.There()) {
+		l := r.laps[0]
+		norms, err := l.at.Floats()
+		if err != nil {
+			return err
 		}
+		for i, v := range norms {
+			if v := float64(v); math.IsNaN(v) || math.IsInf(v, 0) {
+				return fmt.Errorf("solver: denoiser call %d of %d, timestep %d, image %d: %w", l.call, r.total, l.t, r.o.First+i, ErrNumeric)
+			}
+		}
+		if l.to != nil {
+			*l.to += l.at.Since(r.seen)
+		}
+		if r.seen != nil {
+			r.seen.Free()
+		}
+		r.seen, r.laps = l.at, append(r.laps[:0], r.laps[1:]...)
 	}
 	return nil
 }

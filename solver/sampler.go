@@ -227,7 +227,7 @@ func (r *run) blank(shape [4]int, stage FirstStage) error {
 	r.image = zeros(shape)
 	r.x0 = r.image
 	if stage != nil {
-		r.latents = newLatents(r.d, stage, r.den, shape, r.res)
+		r.latents = newLatents(r, stage, shape)
 		r.x0, r.stale = zeros(r.latents.size()), true
 	}
 	r.room()

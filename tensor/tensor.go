@@ -2,6 +2,7 @@ package tensor
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spin-native/spin/kernels"
 )
@@ -59,6 +60,67 @@ func (t *Tensor) Floats() ([]float32, error) {
 	t.alive("tensor.Floats")
 	dst := make([]float32, t.Len())
 	return dst, t.d.b.Download(dst, t.v)
+}
+
+// Reading is a place in the work of a device: when it came there, and what was read there. A device that computes while the program
+// goes on is not waited for before somebody asks.
+type Reading struct {
+	r    kernels.Reading // nil where the device was waited for
+	data []float32
+	at   time.Time
+	err  error
+}
+
+// Read begins to copy the contents, as they are after the operations so far.
+func (t *Tensor) Read() *Reading {
+	t.alive("tensor.Read")
+	return t.d.read(t.v)
+}
+
+// Mark notes this place in the device's work.
+func (d *Device) Mark() *Reading { return d.read(kernels.View{}) }
+
+func (d *Device) read(v kernels.View) *Reading {
+	r := &Reading{}
+	if v.Present() {
+		r.data = make([]float32, v.Len())
+	}
+	switch b, ok := d.b.(kernels.Reader); {
+	case ok:
+		r.r = b.Read(v)
+	case v.Present():
+		r.err = d.b.Download(r.data, v)
+	default:
+		r.err = d.b.Sync()
+	}
+	r.at = time.Now()
+	return r
+}
+
+// There reports whether nothing has to be waited for, since the device does not compute while the program goes on.
+func (r *Reading) There() bool { return r.r == nil }
+
+// Floats waits until the device has come to this place and returns what was read there. It is asked once.
+func (r *Reading) Floats() ([]float32, error) {
+	if r.r != nil {
+		r.err = r.r.Wait(r.data)
+	}
+	return r.data, r.err
+}
+
+// Since is the time from an earlier place to this one. Both were asked for their Floats.
+func (r *Reading) Since(earlier *Reading) time.Duration {
+	if r.r == nil || earlier.r == nil {
+		return r.at.Sub(earlier.at)
+	}
+	return r.r.Since(earlier.r)
+}
+
+// Free forgets the reading.
+func (r *Reading) Free() {
+	if r.r != nil {
+		r.r.Free()
+	}
 }
 
 // Free gives the memory back to the device at once.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -334,4 +335,24 @@ func caught(f func()) (err error) {
 	defer tensor.Catch(&err)
 	f()
 	return nil
+}
+
+// TestReading: on a device that does nothing while the program goes on, what is read is there at once.
+func TestReading(t *testing.T) {
+	d := device(t)
+	x := d.From([]float32{1, 2}, 1, 1, 1, 2)
+	r := x.Read()
+	x.Set([]float32{3, 4})
+	require.True(t, r.There())
+	mark := d.Mark()
+	got, err := r.Floats()
+	require.NoError(t, err)
+	require.Equal(t, []float32{1, 2}, got)
+	none, err := mark.Floats()
+	require.NoError(t, err)
+	require.Empty(t, none)
+	require.GreaterOrEqual(t, mark.Since(r), time.Duration(0))
+	r.Free()
+	x.Free()
+	require.Panics(t, func() { x.Read() })
 }

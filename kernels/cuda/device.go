@@ -88,8 +88,9 @@ type Backend struct {
 	weights  int64  // and of prepared convolutions
 	moves    int    // times that memory which launches may name was given back
 	staging  staging
-	open     *series // that launches are kept back for, or nil
-	bundled  *series // the last one
+	unread   []*reading // whose room is not given back
+	open     *series    // that launches are kept back for, or nil
+	bundled  *series    // the last one
 
 	force chosen // a tile for all convolutions of halves, for tests; splits is 0 where none is forced
 
@@ -108,6 +109,7 @@ type Backend struct {
 	launches    map[string]int   // by kernel
 	marks       []cu.Event
 	spare       []cu.Event
+	readings    map[*reading]struct{} // with an event
 }
 
 var _ kernels.Backend = (*Backend)(nil)
@@ -446,7 +448,7 @@ func (b *Backend) Download(dst []float32, src kernels.View) error {
 func (b *Backend) Sync() error {
 	err := b.now(b.wait)
 	if err == nil {
-		b.staging.used = 0
+		b.through(b.staging.head)
 	}
 	return err
 }

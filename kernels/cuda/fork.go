@@ -93,7 +93,7 @@ func newBackend(p *program) *Backend {
 	return &Backend{
 		program: p, claim: claim{users: 1}, jobs: make(chan func(), ahead),
 		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]int64{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
-		launches: map[string]int{}, joined: new(C.together_args),
+		launches: map[string]int{}, joined: new(C.together_args), readings: map[*reading]struct{}{},
 	}
 }
 

@@ -13,12 +13,10 @@ func (b *Backend) Mark() {
 	if b.planning {
 		return
 	}
-	b.later(func() (err error) {
+	b.later(func() error {
 		b.giveUp()
-		var e cu.Event
-		if n := len(b.spare); n > 0 {
-			e, b.spare = b.spare[n-1], b.spare[:n-1]
-		} else if e, err = cu.MakeEvent(cu.DefaultEvent); err != nil {
+		e, err := b.event()
+		if err != nil {
 			return err
 		}
 		b.marks = append(b.marks, e)
@@ -54,6 +52,9 @@ func (b *Backend) discard() {
 	}
 	for s := range b.bundles {
 		s.destroy()
+	}
+	for r := range b.readings {
+		b.spare = append(b.spare, r.e)
 	}
 	for _, e := range append(b.marks, b.spare...) {
 		_ = cu.DestroyEvent(&e)

@@ -11,11 +11,11 @@ import (
 	"gorgonia.org/cu"
 )
 
-// staging is memory of the host that the device reads and writes itself. Transfers go through it, so that the program need
-// not wait for those to the device, and grow it until it holds all that goes to the device between two waits.
+// staging is memory of the host that the device reads and writes itself, a ring. Transfers go through it, so that the program need
+// not wait for those to the device, and grow it until it holds all that is on its way at a time.
 type staging struct {
-	block []byte
-	used  int // of it, by transfers that may be on their way
+	block      []byte
+	head, tail int64 // bytes that were given out so far, and those among them that are free again
 }
 
 const (
@@ -24,22 +24,36 @@ const (
 	stagingLine  = 256 // bytes that pieces are aligned to
 )
 
-// stage is room for up to n bytes, at least one, until the next wait; nil where there is none at all.
+// stage is room for up to n bytes, at least one, until a wait for what comes after; nil where there is none at all.
 func (b *Backend) stage(n int) []byte {
 	s := &b.staging
-	if free := len(s.block) - s.used; n > free && (len(s.block) < mostStaging || free == 0) {
-		want := min(max(leastStaging, 2*len(s.block), s.used+n), mostStaging)
+	room := s.room(n)
+	if used := int(s.head - s.tail); len(room) < n && (len(s.block) < mostStaging || len(room) == 0) {
+		want := min(max(leastStaging, 2*len(s.block), (used+n+stagingLine-1)&^(stagingLine-1)), mostStaging)
 		if b.Sync() != nil {
 			return nil
 		}
 		if want > len(s.block) {
 			_ = b.now(func() error { b.pin(want); return nil })
 		}
+		room = s.room(n)
 	}
-	room := s.block[s.used:]
-	room = room[:min(n, len(room))]
-	s.used = min(len(s.block), (s.used+len(room)+stagingLine-1)&^(stagingLine-1))
+	s.head += int64(len(room)+stagingLine-1) &^ (stagingLine - 1)
 	return room
+}
+
+// room is what of n bytes is free in one piece: behind the head, or at the block's beginning where more is there.
+func (s *staging) room(n int) []byte {
+	size := int64(len(s.block))
+	if size == 0 {
+		return nil
+	}
+	free, at := size-(s.head-s.tail), s.head%size
+	if behind := min(free, size-at); behind < int64(n) && free-behind > behind {
+		s.head += behind // nothing of it is used
+		free, at = free-behind, 0
+	}
+	return s.block[at:][:min(int64(n), free, size-at)]
 }
 
 // pin replaces the block by a larger one, or keeps it where the system has none. It runs on the goroutine of the context.
@@ -107,7 +121,7 @@ func (b *Backend) download(data []byte, from device) error {
 		if err != nil {
 			return err
 		}
-		b.staging.used = 0
+		b.through(b.staging.head)
 		copy(data, piece)
 		from, data = from+device(len(piece)), data[len(piece):]
 	}
