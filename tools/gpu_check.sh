@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # gpu_check.sh builds the program for NVIDIA devices, runs all tests of the CUDA backend with the driver that is there, times a
-# denoiser's call beside PyTorch in one run, and writes what came out as Markdown:
+# denoiser's call beside PyTorch in one run and whole reconstructions with the built-in prior, and writes what came out as Markdown:
 #
 #   tools/gpu_check.sh [-o FILE] [-s SIZE] [-r RUNS] [-m MODELS] [-q]
 #
@@ -51,8 +51,8 @@ failed=0
 	printf '\n## Tests\n\n'
 	if [ -n "$quick" ]; then
 		echo "Skipped (-q)."
-	elif go test -tags cuda -count=1 ./kernels/cuda >"$work/kernels.log" 2>&1 &&
-		go test -tags cuda -count=1 -run 'TestCUDA' ./cmd/spin-native >"$work/program.log" 2>&1; then
+	elif go test -tags cuda -count=1 -timeout 6m ./kernels/cuda >"$work/kernels.log" 2>&1 &&
+		go test -tags cuda -count=1 -timeout 3m -run 'TestCUDA' ./cmd/spin-native >"$work/program.log" 2>&1; then
 		echo 'All pass: `go test -tags cuda ./kernels/cuda`, and `-run TestCUDA ./cmd/spin-native`.'
 	else
 		failed=1
@@ -65,6 +65,10 @@ failed=0
 		"$python" tools/gpu_peers.py --spin "$work/spin-native" --model "$model" --size "$size" --runs "$runs" || failed=1
 		echo
 	done
+	printf '## Reconstructions\n\n'
+	echo "The built-in prior, F16, $size x $size, in milliseconds: all of the run, the denoiser's calls, the corrections. The second run of two."
+	printf '\n| task | calls | all | calls of the denoiser | corrections |\n|---|---|---|---|---|\n'
+	"$python" tools/gpu_runs.py --spin "$work/spin-native" --size "$size" --work "$work" || failed=1
 } >"$work/report.md"
 cp "$work/report.md" "$out"
 echo "gpu_check: $out"
