@@ -77,7 +77,8 @@ type Reader interface {
 type Reading interface {
 	// Wait waits until the device has come there, and writes what was read to dst. A reading is waited for once.
 	Wait(dst []float32) error
-	// Since is how long the device took from an earlier reading's place to this one's. Both were waited for, and none is freed.
+	// Since is how long the device took from an earlier reading's place to this one's: 0 unless both are of this backend, were waited
+	// for, and are not freed.
 	Since(earlier Reading) time.Duration
 	// Free forgets the reading, waited for or not.
 	Free()

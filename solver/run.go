@@ -89,6 +89,7 @@ type run struct {
 	per      int // denoiser calls of a step of the path
 	ahead    int // steps of the path after the one that is being made
 	start    time.Time
+	told     *Progress       // of a step that the device has not made yet, or nil
 	laps     []lap           // that nobody looked at
 	seen     *tensor.Reading // the last one that was looked at
 	res      *Result
@@ -130,10 +131,10 @@ func launch(ctx context.Context, d *tensor.Device, den Denoiser, o Options, read
 	if r.o.Noise == nil {
 		r.o.Noise = NewNoise(o.Seed)
 	}
+	defer r.forget()
 	if err := ready(r); err != nil {
 		return res, err
 	}
-	defer r.forget()
 	stopped := algorithm(r)
 	if stopped != nil && (ctx.Err() == nil || !errors.Is(stopped, ctx.Err())) {
 		return res, stopped
@@ -144,6 +145,7 @@ func launch(ctx context.Context, d *tensor.Device, den Denoiser, o Options, read
 	if err := r.look(r.res.Calls); err != nil {
 		return res, err
 	}
+	r.report()
 	if err := r.judge(); err != nil {
 		return res, err
 	}
@@ -304,6 +306,7 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 	if err := r.look(r.res.Calls - 1); err != nil {
 		return err
 	}
+	r.report()
 
 	corrected := denoised
 	if by != nil {
@@ -318,10 +321,28 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 		r.o.trace(trace{phase, t, r.x, denoised, corrected})
 	}
 	then(corrected, denoised)
-	if r.o.Progress != nil {
-		r.o.Progress(Progress{Step: r.res.Calls, Total: r.total, Phase: phase, T: t, Elapsed: time.Since(r.start), Preview: r.preview})
+	r.told = &Progress{Step: r.res.Calls, Total: r.total, Phase: phase, T: t, Preview: r.preview}
+	made := 0
+	if !r.o.Deadline.IsZero() { // how many more steps there is time for is known when this one is made
+		r.lap(r.d.Mark(), nil)
+		made = r.res.Calls
+	}
+	if err := r.look(made); err != nil {
+		return err
+	}
+	if len(r.laps) == 0 {
+		r.report()
 	}
 	return nil
+}
+
+// report tells of the latest step that was told, which is made by now.
+func (r *run) report() {
+	if p := r.told; p != nil && r.o.Progress != nil {
+		p.Elapsed = time.Since(r.start)
+		r.o.Progress(*p)
+	}
+	r.told = nil
 }
 
 // correct corrects the clean estimate x0 in the space of the pictures, and comes back to that of the denoiser.
@@ -363,6 +384,9 @@ func (r *run) show() error {
 
 func (r *run) preview() ([]float32, error) {
 	if err := r.show(); err != nil {
+		return nil, err
+	}
+	if err := r.look(r.res.Calls); err != nil { // the device is waited for in any case
 		return nil, err
 	}
 	return r.image.Floats()

@@ -24,7 +24,9 @@ type reading struct {
 	data []float32 // what was there then
 	head int64     // of that block, behind room
 	err  error
-	set  bool // there is an event, which belongs to the goroutine that calls the driver like the rest
+	// The rest belongs to the goroutine that calls the driver.
+	set  bool // there is an event
+	been bool // the device has come to it
 	e    cu.Event
 }
 
@@ -77,9 +79,8 @@ func (r *reading) Wait(dst []float32) error {
 		return r.err
 	}
 	err := b.now(func() error {
-		if b.fault == nil {
-			b.fail(r.e.Synchronize())
-		}
+		b.fail(r.e.Synchronize())
+		r.been = b.fault == nil
 		return b.fault
 	})
 	if err != nil {
@@ -106,7 +107,7 @@ func (b *Backend) through(head int64) {
 // Since implements kernels.Reading.
 func (r *reading) Since(earlier kernels.Reading) (took time.Duration) {
 	_ = r.b.now(func() error {
-		if before := earlier.(*reading); r.set && before.set {
+		if before, ok := earlier.(*reading); ok && before.b == r.b && r.set && r.been && before.set && before.been {
 			ms, err := before.e.Elapsed(r.e)
 			r.b.fail(err)
 			took = time.Duration(ms * 1e6)
