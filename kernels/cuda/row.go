@@ -122,21 +122,21 @@ func (b *Backend) issueRow(r *row) error {
 			b.launches[attentionBlock]++
 			return nil
 		}
-		resident, r := b.resident(attentionBlock, at)
+		resident, code := b.resident(attentionBlock, at)
 		fits := at[0] > 0 && at[0] <= resident
-		if r == C.CUDA_SUCCESS && fits {
-			r = C.launch_meeting(unsafe.Pointer(b.kernels[attentionBlock]), at[0], at[3], at[4], b.handle(), &args)
+		if code == C.CUDA_SUCCESS && fits {
+			code = C.launch_meeting(unsafe.Pointer(b.kernels[attentionBlock]), at[0], at[3], at[4], b.handle(), &args)
 		}
 		switch {
-		case r == C.CUDA_SUCCESS && fits:
+		case code == C.CUDA_SUCCESS && fits:
 			b.launches[attentionBlock]++
 			return nil
-		case r == C.CUDA_SUCCESS: // the next one may fit
-		case b.capture == recording || refused(r):
+		case code == C.CUDA_SUCCESS: // the next one may fit
+		case b.capture == recording || refused(code):
 			b.cooperative = false
 			b.giveUp() // what is refused may have ended the recording
 		default:
-			return fmt.Errorf("kernel %s, %d blocks of %d threads: %s", attentionBlock, at[0], at[3], errorName(r))
+			return fmt.Errorf("kernel %s, %d blocks of %d threads: %s", attentionBlock, at[0], at[3], errorName(code))
 		}
 	}
 	for i := range r {

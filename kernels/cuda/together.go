@@ -74,8 +74,8 @@ func (b *Backend) resident(name string, at shape) (C.uint, C.CUresult) {
 	return C.uint(n) * C.uint(b.multiprocessors), r
 }
 
-// refused reports whether the driver does not let blocks meet, or not as many as it said: processes that share a device may be given a
-// part of its multiprocessors.
+// refused reports whether the driver may not let blocks meet, not in a graph (an invalid value to early ones), or not as many as it
+// said: processes that share a device may be given a part of its multiprocessors.
 func refused(r C.CUresult) bool {
-	return r == C.CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE || r == C.CUDA_ERROR_NOT_SUPPORTED
+	return r == C.CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE || r == C.CUDA_ERROR_NOT_SUPPORTED || r == C.CUDA_ERROR_INVALID_VALUE
 }
