@@ -17,6 +17,14 @@ const (
 
 func (t Type) String() string { return [...]string{F32: "f32", F16: "f16"}[t] }
 
+// Size is the bytes of an element.
+func (t Type) Size() int {
+	if t == F16 {
+		return 2
+	}
+	return 4
+}
+
 // Room is the number of float32 elements of a buffer that n elements take up.
 func (t Type) Room(n int) int {
 	if t == F16 {

@@ -1,8 +1,6 @@
 package solver
 
-import (
-	"github.com/spin-native/spin/tensor"
-)
+import "github.com/spin-native/spin/tensor"
 
 // FirstStage is the autoencoder around the diffusion of a latent prior: pictures [N,H,W,C] on one side, latents
 // [N,H/f,W/f,c] on the other. It is only ever run forwards. It must treat every image of the batch alone. The first stages

@@ -302,7 +302,6 @@ func (r *run) step(phase, t int, by *correction, then func(corrected, denoised *
 		tensor.Fail("solver.Denoiser", "clean estimate of %v has shape %v", r.x, denoised)
 	}
 	r.lap(r.d.Dot(nil, denoised, denoised).Read(), &r.res.Denoising)
-	r.laps[len(r.laps)-1].t = t
 	if err := r.look(r.res.Calls - 1); err != nil {
 		return err
 	}
@@ -404,9 +403,9 @@ func (r *run) forget() {
 
 // lap is a place in a run, and what the time since the one before is counted as.
 type lap struct {
-	at      *tensor.Reading // of the squared norms of a clean estimate, or of nothing
-	to      *time.Duration  // or nil
-	call, t int
+	at   *tensor.Reading // of the squared norms of a clean estimate, or of nothing
+	to   *time.Duration  // or nil
+	call int
 }
 
 func (r *run) lap(at *tensor.Reading, to *time.Duration) {
@@ -424,7 +423,7 @@ func (r *run) look(call int) error {
 		}
 		for i, v := range norms {
 			if v := float64(v); math.IsNaN(v) || math.IsInf(v, 0) {
-				return fmt.Errorf("solver: denoiser call %d of %d, timestep %d, image %d: %w", l.call, r.total, l.t, r.o.First+i, ErrNumeric)
+				return fmt.Errorf("solver: denoiser call %d of %d, timestep %d, image %d: %w", l.call, r.total, r.res.Timesteps[l.call-1], r.o.First+i, ErrNumeric)
 			}
 		}
 		if l.to != nil {

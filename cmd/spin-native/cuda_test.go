@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spin-native/spin/internal/imagefile"
 	"github.com/spin-native/spin/internal/lazycuda"
+	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/kernels/cuda"
 )
 
@@ -128,11 +128,7 @@ func TestCUDADrivers(t *testing.T) {
 		"a device":  {nil, "--- PASS: TestCUDA"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(os.Args[0], "-test.run=^TestCUDA$", "-test.v")
-			cmd.Env = append(os.Environ(), c.env...)
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-			require.Contains(t, string(out), c.says)
+			require.Contains(t, testkit.Elsewhere(t, "TestCUDA", c.env...), c.says)
 		})
 	}
 }
@@ -146,11 +142,7 @@ func TestCUDAFault(t *testing.T) {
 	}
 	if os.Getenv(fail) == "" {
 		for _, launch := range []string{"1", "60", "350"} {
-			cmd := exec.Command(os.Args[0], "-test.run=^TestCUDAFault$", "-test.v")
-			cmd.Env = append(os.Environ(), fail+"="+launch)
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-			require.Contains(t, string(out), "--- PASS")
+			require.Contains(t, testkit.Elsewhere(t, "TestCUDAFault", fail+"="+launch), "--- PASS")
 		}
 		return
 	}

@@ -157,17 +157,9 @@ func (r *Row) keep(took time.Duration, first bool) {
 func bytes(views ...kernels.View) float64 {
 	n := 0
 	for _, v := range views {
-		n += size(v.Type) * v.Len()
+		n += v.Type.Size() * v.Len()
 	}
 	return float64(n)
-}
-
-// size is the bytes of an element.
-func size(t kernels.Type) int {
-	if t == kernels.F16 {
-		return 2
-	}
-	return 4
 }
 
 // side writes the channels of tensors that lie side by side.
@@ -207,7 +199,7 @@ func (b *Backend) Conv2D(a *kernels.Conv2D) {
 		Shape: name,
 		Form:  w.Form.String(),
 		GFLOP: 2 * float64(a.Dst.Len()) * float64(perOutput) / 1e9,
-		Bytes: bytes(a.Src[0], a.Src[1], a.Skip[0], a.Skip[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + float64(size(w.Type)*weights),
+		Bytes: bytes(a.Src[0], a.Src[1], a.Skip[0], a.Skip[1], a.Affine, a.Embed, a.Residual, a.Dst, a.Moments) + float64(w.Type.Size()*weights),
 	}
 	if w.Size == 1 && a.Dst.Pixels() == 1 {
 		r.Op = "linear"
@@ -222,7 +214,7 @@ func (b *Backend) Attention(a *kernels.Attention) {
 	b.measure(Row{
 		Op: "attention", Shape: fmt.Sprintf("%d heads of %d", a.Heads, a.Dim), place: at(a.Dst, kernels.Same, 1),
 		GFLOP: 4 * float64(a.Dst.Len()) * float64(a.K.Pixels()) / 1e9,
-		Bytes: float64(size(a.Dst.Type) * (2*a.Dst.Len() + 2*keys)),
+		Bytes: float64(a.Dst.Type.Size() * (2*a.Dst.Len() + 2*keys)),
 	}, func() { b.Backend.Attention(a) })
 }
 

@@ -1,9 +1,10 @@
 // Package testkit finds the material of the tests: the project's own testdata, and a folder of larger fixtures that may
-// lie beside the checkout.
+// lie beside the checkout. It also runs tests in processes of their own.
 package testkit
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -44,4 +45,17 @@ func Shared(t testing.TB, parts ...string) string {
 		t.Skipf("%s is not there: set SPIN_SHARED to the folder of shared fixtures", path)
 	}
 	return path
+}
+
+// Elsewhere runs a test of the package in a process of its own, with settings (NAME=value) beside the environment's, and returns what
+// it writes. t fails where that test does.
+func Elsewhere(t testing.TB, test string, settings ...string) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.v")
+	cmd.Env = append(os.Environ(), settings...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s with %q: %v\n%s", test, settings, err, out)
+	}
+	return string(out)
 }

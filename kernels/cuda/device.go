@@ -348,11 +348,7 @@ func at(v kernels.View) C.ulonglong {
 	if v.Buf == nil {
 		return 0
 	}
-	size := 4
-	if v.Type == kernels.F16 {
-		size = 2
-	}
-	return C.ulonglong(v.Buf.(*buffer).p) + C.ulonglong(size*v.Off)
+	return C.ulonglong(v.Buf.(*buffer).p) + C.ulonglong(v.Type.Size()*v.Off)
 }
 
 // Alloc implements kernels.Memory.

@@ -98,6 +98,28 @@ func apart(got, want []float32) float64 {
 	return math.Sqrt(off / norm)
 }
 
+// attended is attention of one head over numbers that are exact in F16.
+func attended(t *testing.T, b kernels.Backend, kind kernels.Type, queries, keys, dim int) []float32 {
+	view := func(pixels int) kernels.View {
+		buf, err := b.Alloc(kind.Room(pixels * dim))
+		require.NoError(t, err)
+		return kernels.View{Buf: buf, N: 1, H: 1, W: pixels, C: dim, Type: kind}
+	}
+	q, k, v, dst := view(queries), view(keys), view(keys), view(queries)
+	for i, w := range []kernels.View{q, k, v} {
+		data := make([]float32, w.Len())
+		for j := range data {
+			data[j] = float32(math.Round(64*math.Sin(float64(j*(i+3)+j*j%97)))) / 32
+		}
+		b.Upload(w, data)
+	}
+	b.Attention(&kernels.Attention{Dst: dst, Q: kernels.Heads{View: q}, K: kernels.Heads{View: k}, V: kernels.Heads{View: v},
+		Heads: 1, Dim: dim, Scale: float32(1 / math.Sqrt(float64(dim)))})
+	out := make([]float32, dst.Len())
+	require.NoError(t, b.Download(out, dst))
+	return out
+}
+
 // TestWideAttention: heads of which only one query at a time fits into shared memory, as the reference has them.
 func TestWideAttention(t *testing.T) {
 	b, oracle := openBackend(t), ref.Open()
@@ -105,27 +127,7 @@ func TestWideAttention(t *testing.T) {
 	const queries, keys, dim = 3, 150, 712
 	for kind, tolerance := range map[kernels.Type]float64{kernels.F32: 1e-6, kernels.F16: 0x1p-11} { // a sum's rounding, and a result's
 		before := b.launchesByKernel()
-		run := func(b kernels.Backend, kind kernels.Type) []float32 {
-			view := func(pixels int) kernels.View {
-				buf, err := b.Alloc(kind.Room(pixels * dim))
-				require.NoError(t, err)
-				return kernels.View{Buf: buf, N: 1, H: 1, W: pixels, C: dim, Type: kind}
-			}
-			q, k, v, dst := view(queries), view(keys), view(keys), view(queries)
-			for i, w := range []kernels.View{q, k, v} {
-				data := make([]float32, w.Len())
-				for j := range data {
-					data[j] = float32(math.Round(64*math.Sin(float64(j*(i+3)+j*j%97)))) / 32 // exact in F16
-				}
-				b.Upload(w, data)
-			}
-			b.Attention(&kernels.Attention{Dst: dst, Q: kernels.Heads{View: q}, K: kernels.Heads{View: k}, V: kernels.Heads{View: v},
-				Heads: 1, Dim: dim, Scale: float32(1 / math.Sqrt(dim))})
-			out := make([]float32, dst.Len())
-			require.NoError(t, b.Download(out, dst))
-			return out
-		}
-		require.LessOrEqual(t, apart(run(b, kind), run(oracle, kernels.F32)), tolerance, "%v", kind)
+		require.LessOrEqual(t, apart(attended(t, b, kind, queries, keys, dim), attended(t, oracle, kernels.F32, queries, keys, dim)), tolerance, "%v", kind)
 		name := fmt.Sprintf("attention_%v_1", kind)
 		require.Equal(t, before[name]+1, b.launchesByKernel()[name])
 	}
@@ -140,26 +142,6 @@ func TestLongAttention(t *testing.T) {
 		keys = 300
 	}
 	for _, dim := range []int{40, 128, 200, 512} {
-		view := func(pixels, c int, kind kernels.Type) kernels.View {
-			buf, err := b.Alloc(kind.Room(pixels * c))
-			require.NoError(t, err)
-			return kernels.View{Buf: buf, N: 1, H: 1, W: pixels, C: c, Type: kind}
-		}
-		run := func(kind kernels.Type) []float32 {
-			q, k, v, dst := view(queries, dim, kind), view(keys, dim, kind), view(keys, dim, kind), view(queries, dim, kind)
-			for i, w := range []kernels.View{q, k, v} {
-				data := make([]float32, w.Len())
-				for j := range data {
-					data[j] = float32(math.Round(64*math.Sin(float64(j*(i+3)+j*j%97)))) / 32 // exact in F16
-				}
-				b.Upload(w, data)
-			}
-			b.Attention(&kernels.Attention{Dst: dst, Q: kernels.Heads{View: q}, K: kernels.Heads{View: k}, V: kernels.Heads{View: v},
-				Heads: 1, Dim: dim, Scale: float32(1 / math.Sqrt(float64(dim)))})
-			out := make([]float32, dst.Len())
-			require.NoError(t, b.Download(out, dst))
-			return out
-		}
-		require.LessOrEqual(t, apart(run(kernels.F16), run(kernels.F32)), 0x1p-10, "heads of %d: probabilities and results are rounded to F16 once", dim)
+		require.LessOrEqual(t, apart(attended(t, b, kernels.F16, queries, keys, dim), attended(t, b, kernels.F32, queries, keys, dim)), 0x1p-10, "heads of %d: probabilities and results are rounded to F16 once", dim)
 	}
 }

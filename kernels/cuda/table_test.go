@@ -5,7 +5,6 @@ package cuda
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -28,12 +27,9 @@ func TestTable(t *testing.T) {
 		if info, err := Devices(); err != nil || !strings.Contains(info[0].Name, "emulation") {
 			t.Skip("needs the emulated device, which tells what it launches")
 		}
-		cmd := exec.Command(os.Args[0], "-test.run=^TestTable$")
-		cmd.Env = append(os.Environ(), child+"=1", "CUEMU_EAGER=1")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, string(out))
+		out := testkit.Elsewhere(t, "TestTable", child+"=1", "CUEMU_EAGER=1")
 		launched, kernels := map[string]bool{}, map[string]bool{}
-		for _, m := range regexp.MustCompile(`launch (\w+)<<<\([\d,]+\),\((\d+),1,1\),(\d+)>>>`).FindAllStringSubmatch(string(out), -1) {
+		for _, m := range regexp.MustCompile(`launch (\w+)<<<\([\d,]+\),\((\d+),1,1\),(\d+)>>>`).FindAllStringSubmatch(out, -1) {
 			launched[fmt.Sprint(m[1:])], kernels[m[1]] = true, true
 		}
 		text, err := os.ReadFile(filepath.Join(testkit.Root(), "docs", "cuda.md"))

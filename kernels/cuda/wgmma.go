@@ -96,5 +96,5 @@ func (b *Backend) convWGMMA(k *kernels.Conv2D, a C.conv_half_args, tiles int) {
 	if k.Shortcut != nil {
 		args.skip_weight = *k.Shortcut.(*conv).tensor
 	}
-	launch(b, wgmmaTile.name, min(tiles, max(b.multiprocessors, 1)), 1, 1, wgmmaTile.threads, wgmmaTile.shared, args)
+	launch(b, wgmmaTile.name, min(tiles, b.multiprocessors), 1, 1, wgmmaTile.threads, wgmmaTile.shared, args)
 }
