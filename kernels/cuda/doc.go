@@ -17,8 +17,10 @@
 // # Order of things
 //
 // All calls of the driver come from one goroutine of the backend that keeps its thread, as a context belongs to a
-// thread. Operations are handed to it without waiting for them, and it hands them to one stream; Download and Sync wait.
-// A few are held back until the next one is known, which may become a part of their launch (docs/design/0013-held-operations.md).
+// thread. Operations are handed to it without waiting for them, and it hands them to one stream; Download and Sync wait, and a Reading
+// waits for what came before it (kernels.Reader).
+// A few are held back until the next one is known, which may become a part of their launch (docs/design/0013-held-operations.md,
+// and 0015-phases.md for launches that run several kernels).
 // Transfers go through pinned memory of the host, so that Upload does not wait. A series of operations can be recorded as a
 // graph of the driver's and replayed by one call (kernels.Recorder, docs/design/0011-recordings.md).
 // The first error of the driver is kept: nothing is launched any more, and Sync and Download return it.
