@@ -86,6 +86,7 @@ type Backend struct {
 	row      *row   // of launches that others may follow, or nil
 	tensors  int64  // bytes of Alloc, among them
 	weights  int64  // and of prepared convolutions
+	arena    arena  // of those that have no memory yet
 	moves    int    // times that memory which launches may name was given back
 	staging  staging
 	unread   []*reading // whose room is not given back
@@ -105,7 +106,7 @@ type Backend struct {
 	stream      cu.Stream
 	memory      map[device]int64 // bytes
 	held        int64            // of all of it
-	place       device           // of a plan: the last that was given
+	next        device           // of a plan: where the next piece of memory goes
 	launches    map[string]int   // by kernel
 	marks       []cu.Event
 	spare       []cu.Event
@@ -356,6 +357,9 @@ func (b *Backend) Alloc(n int) (kernels.Buffer, error) {
 	if n < 0 || n > math.MaxInt/64 {
 		return nil, fmt.Errorf("%s: %d elements: %w", b.name, n, kernels.ErrOutOfMemory)
 	}
+	if err := b.place(); err != nil {
+		return nil, err
+	}
 	m := &buffer{n: n}
 	err := b.now(func() (err error) {
 		m.p, err = b.obtain(4 * n)
@@ -373,8 +377,8 @@ func (b *Backend) obtain(bytes int) (device, error) {
 	b.giveUp()
 	size := int64(max(bytes, 1))
 	if b.planning {
-		b.place += device(size+planned-1) / planned * planned
-		p := b.place
+		p := b.next
+		b.next += device(room(bytes))
 		b.memory[p], b.held = size, b.held+size
 		return p, nil
 	}
@@ -392,11 +396,9 @@ func (b *Backend) obtain(bytes int) (device, error) {
 	return p, nil
 }
 
-// planned is what the places of memory that is not there are multiples of.
-const planned = 256
-
 // Usage tells what memory of the device the backend has taken. What the driver takes for the context, the kernels and graphs is beside.
 func (b *Backend) Usage() (u kernels.Usage) {
+	_ = b.place() // where memory lacks, none is taken
 	_ = b.now(func() error { u.Scratch = b.held; return nil })
 	u.Tensors, u.Weights = b.tensors, b.weights
 	u.Scratch -= u.Tensors + u.Weights
@@ -478,16 +480,9 @@ func (b *Backend) Close() error {
 	return <-done
 }
 
-// keep copies data to memory of the device that lives until Close.
+// keep copies data to memory of the device that lives until Close or release.
 func keep[T float32 | int32](b *Backend, data []T) (p device, err error) {
-	err = b.now(func() error {
-		if p, err = b.obtain(4 * len(data)); err != nil || len(data) == 0 || b.planning {
-			return err
-		}
-		b.fail(cu.MemcpyHtoDAsync(p, unsafe.Pointer(&data[0]), int64(4*len(data)), b.stream)) // has read data when it returns
-		return b.fault
-	})
-	b.settle()
+	_, err = b.keep(arrayOf(data, &p))
 	return p, err
 }
 

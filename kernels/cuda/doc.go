@@ -21,6 +21,7 @@
 // waits for what came before it (kernels.Reader).
 // A few are held back until the next one is known, which may become a part of their launch (docs/design/0013-held-operations.md,
 // and 0015-phases.md for launches that run several kernels).
+// Weights wait with the host until there are enough of them, or one is needed, to share a piece of memory (arena.go).
 // Transfers go through pinned memory of the host, so that Upload does not wait. A series of operations can be recorded as a
 // graph of the driver's and replayed by one call (kernels.Recorder, docs/design/0011-recordings.md).
 // The first error of the driver is kept: nothing is launched any more, and Sync and Download return it.

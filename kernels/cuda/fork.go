@@ -75,6 +75,9 @@ func (b *Backend) Fork(threads int) (kernels.Backend, error) {
 	if b.closed {
 		return nil, fmt.Errorf("%s: the backend to fork is closed", b.name)
 	}
+	if err := b.place(); err != nil {
+		return nil, err
+	}
 	if err := b.Sync(); err != nil { // what it is to read is there
 		return nil, err
 	}
@@ -93,7 +96,7 @@ func newBackend(p *program) *Backend {
 	return &Backend{
 		program: p, claim: claim{users: 1}, jobs: make(chan func(), ahead),
 		tables: map[int]device{}, fadings: map[fadingKey]device{}, layings: map[fadingKey]*laying{}, memory: map[device]int64{}, graphs: map[*graph]struct{}{}, bundles: map[*series]struct{}{},
-		launches: map[string]int{}, joined: new(C.together_args), readings: map[*reading]struct{}{},
+		launches: map[string]int{}, next: aligned, joined: new(C.together_args), readings: map[*reading]struct{}{},
 	}
 }
 

@@ -43,3 +43,39 @@ func TestNetworkLaunches(t *testing.T) {
 		require.NoError(t, d.Close())
 	}
 }
+
+// TestArenas: the weights of a network are a few pieces of memory, no larger than what arrays that lie apart take, to the last of the
+// addresses that they begin at.
+func TestArenas(t *testing.T) {
+	open(t)
+	for _, model := range []string{"photo", "ffhq_10m"} {
+		for _, store := range []kernels.Type{kernels.F32, kernels.F16} {
+			load := func(together int) (pieces int, taken int64) {
+				cuda.Together(t, together)
+				b, err := cuda.Open(cuda.Options{Plan: true})
+				require.NoError(t, err)
+				d := tensor.NewDevice(b)
+				defer d.Close()
+				require.NoError(t, d.Store(store))
+				if model == "photo" {
+					loadPhoto(t, d)
+				} else {
+					preset, ok := checkpoint.FindPreset(model)
+					require.True(t, ok)
+					c, err := nn.ParseUNetConfig(preset.UNet.Model)
+					require.NoError(t, err)
+					_, err = nn.LoadUNet(d, weights.Synthetic(model, 1).ShapesOnly().Scope(), c, nn.LoadOptions{MeanOnly: true})
+					require.NoError(t, err)
+				}
+				taken = kernels.UsageOf(b).Weights
+				return cuda.Pieces(b), taken
+			}
+			apart, needed := load(0)
+			together, taken := load(32 << 20)
+			t.Logf("%s, %v: %d pieces of memory, %d apart; %d bytes of weights, %d apart", model, store, together, apart, taken, needed)
+			require.Less(t, 10*together, apart)
+			require.LessOrEqual(t, taken, needed+255*int64(apart))
+			require.GreaterOrEqual(t, taken, needed)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spin-native/spin/kernels"
 )
@@ -31,34 +32,29 @@ type conv struct {
 
 func (c *conv) Weights() kernels.ConvWeights { return c.w }
 
-// PrepareConv reorders the weights.
+// PrepareConv reorders the weights and has them wait for their memory.
 func (b *Backend) PrepareConv(w kernels.ConvWeights) (kernels.Conv, error) {
 	if err := w.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.name, err)
 	}
-	before := b.Usage().Scratch
-	defer func() { b.weights += b.Usage().Scratch - before }()
-	c := &conv{w: w}
-	c.w.Weight, c.w.Bias = nil, nil
-	var err error
-	switch {
-	case b.planning:
-		err = b.now(func() (err error) { c.weight, err = b.obtain(4 * packedLen(w)); return err })
-	case w.Type == kernels.F16:
-		c.weight, err = keep(b, packHalf(w))
-	default:
-		c.weight, err = keep(b, pack(w))
-	}
-	if err == nil && w.Type == kernels.F16 {
-		c.tensor, err = b.tensorMap(c)
-	}
-	if err != nil {
+	if err := b.now(func() error { return nil }); err != nil { // a fault
 		return nil, err
 	}
+	c := &conv{w: w}
+	c.w.Weight, c.w.Bias = nil, nil
+	arrays := []array{{bytes: 4 * packedLen(w), at: &c.weight}}
+	switch {
+	case b.planning:
+	case w.Type == kernels.F16:
+		arrays[0].data = bytesOf(packHalf(w))
+	default:
+		arrays[0].data = bytesOf(pack(w))
+	}
 	if w.Bias != nil {
-		if c.bias, err = keep(b, w.Bias); err != nil {
-			return nil, err
-		}
+		arrays = append(arrays, arrayOf(slices.Clone(w.Bias), &c.bias))
+	}
+	if err := b.add(c, arrays); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -111,6 +107,7 @@ func pure(k *kernels.Conv2D, c *conv) bool {
 
 // Conv2D implements kernels.Net.
 func (b *Backend) Conv2D(k *kernels.Conv2D) {
+	must(b.place())
 	c := k.Kernel.(*conv)
 	if c.w.Type == kernels.F16 {
 		b.convHalf(k, c)

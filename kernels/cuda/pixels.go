@@ -32,14 +32,7 @@ func (b *Backend) PrepareMatrix(m kernels.Matrix) (kernels.PreparedMatrix, error
 		weight = append(weight, w...)
 	}
 	start = append(start, int32(len(weight)))
-	var err error
-	if p.first, err = keep(b, first); err != nil {
-		return nil, err
-	}
-	if p.start, err = keep(b, start); err != nil {
-		return nil, err
-	}
-	if p.weight, err = keep(b, weight); err != nil {
+	if _, err := b.keep(arrayOf(first, &p.first), arrayOf(start, &p.start), arrayOf(weight, &p.weight)); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -142,14 +135,7 @@ func (b *Backend) PrepareFilter(k kernels.FilterWeights) (kernels.PreparedFilter
 			f.taps = append(f.taps, tap{i / k.W, i % k.W, v})
 		}
 	}
-	var err error
-	if f.dy, err = keep(b, dy); err != nil {
-		return nil, err
-	}
-	if f.dx, err = keep(b, dx); err != nil {
-		return nil, err
-	}
-	if f.weight, err = keep(b, weight); err != nil {
+	if _, err := b.keep(arrayOf(dy, &f.dy), arrayOf(dx, &f.dx), arrayOf(weight, &f.weight)); err != nil {
 		return nil, err
 	}
 	return f, nil

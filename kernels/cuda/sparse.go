@@ -15,6 +15,7 @@ import (
 type sparse struct {
 	b                *Backend
 	forward, adjoint rows
+	pieces           []device // of memory
 }
 
 type rows struct {
@@ -27,14 +28,10 @@ func (s *sparse) Shape() (rows, cols int) { return s.forward.rows, s.forward.col
 // Free implements kernels.PreparedSparse.
 func (s *sparse) Free() {
 	s.b.moves++
-	for _, m := range []rows{s.forward, s.adjoint} {
-		for _, p := range []device{m.start, m.col, m.weight} {
-			if p != 0 {
-				s.b.later(func() error { return s.b.release(p) })
-			}
-		}
+	for _, p := range s.pieces {
+		s.b.later(func() error { return s.b.release(p) })
 	}
-	s.forward, s.adjoint = rows{}, rows{}
+	s.forward, s.adjoint, s.pieces = rows{}, rows{}, nil
 }
 
 // PrepareSparse keeps the matrix and its transpose.
@@ -43,28 +40,19 @@ func (b *Backend) PrepareSparse(m kernels.SparseMatrix) (kernels.PreparedSparse,
 		return nil, fmt.Errorf("%s: %w", b.name, err)
 	}
 	s := &sparse{b: b}
+	var arrays []array
 	for to, m := range map[*rows]kernels.SparseMatrix{&s.forward: m, &s.adjoint: m.Transposed()} {
-		if err := b.keepRows(to, m); err != nil {
-			s.Free()
-			return nil, err
+		*to = rows{rows: m.Rows, cols: m.Cols, lanes: 1}
+		for to.lanes < 32 && 4*to.lanes*m.Rows <= len(m.W) { // some weights are left for each of them
+			to.lanes *= 2
 		}
+		arrays = append(arrays, arrayOf(m.Start, &to.start), arrayOf(m.Col, &to.col), arrayOf(m.W, &to.weight))
+	}
+	var err error
+	if s.pieces, err = b.keep(arrays...); err != nil {
+		return nil, err
 	}
 	return s, nil
-}
-
-func (b *Backend) keepRows(to *rows, m kernels.SparseMatrix) (err error) {
-	*to = rows{rows: m.Rows, cols: m.Cols, lanes: 1}
-	for to.lanes < 32 && 4*to.lanes*m.Rows <= len(m.W) { // some weights are left for each of them
-		to.lanes *= 2
-	}
-	if to.start, err = keep(b, m.Start); err != nil {
-		return err
-	}
-	if to.col, err = keep(b, m.Col); err != nil {
-		return err
-	}
-	to.weight, err = keep(b, m.W)
-	return err
 }
 
 // Sparse implements kernels.Image.

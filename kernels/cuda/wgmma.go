@@ -60,24 +60,25 @@ func (b *Backend) loadWGMMA() error {
 	return nil
 }
 
-// tensorMap describes weights for conv_wgmma, nil where it cannot multiply by them: on other devices, where the driver knows
+// mapTensor describes weights for conv_wgmma, unless it cannot multiply by them: on other devices, where the driver knows
 // no tensor maps, and where the channels do not fill boxes and tiles.
-func (b *Backend) tensorMap(c *conv) (*C.tensor_map, error) {
-	if !b.wgmma || c.w.In%64 != 0 || c.w.Out%wgmmaTile.channels != 0 {
-		return nil, nil
+func (b *Backend) mapTensor(c *conv) error {
+	if !b.wgmma || c.w.Type != kernels.F16 || c.w.In%64 != 0 || c.w.Out%wgmmaTile.channels != 0 {
+		return nil
 	}
 	var m C.tensor_map
 	if b.planning {
-		return &m, nil
+		c.tensor = &m
+		return nil
 	}
 	switch r := C.tensor_map_of(&m, C.ulonglong(c.weight), C.ulonglong(c.w.Size*c.w.Size*c.w.In), C.ulonglong(c.w.Out)); r {
 	case C.CUDA_SUCCESS:
-		return &m, nil
+		c.tensor = &m
 	case C.CUDA_ERROR_NOT_SUPPORTED:
-		return nil, nil
 	default:
-		return nil, fmt.Errorf("%s: a tensor map of %d x %d weights: %s", b.name, c.w.Out, c.w.In, errorName(r))
+		return fmt.Errorf("a tensor map of %d x %d weights: %s", c.w.Out, c.w.In, errorName(r))
 	}
+	return nil
 }
 
 // wgmmaFits reports whether conv_wgmma can do a 3x3 convolution that keeps the size.

@@ -143,6 +143,7 @@ func TestWGMMAChoice(t *testing.T) {
 			} {
 				k, err := b.PrepareConv(kernels.ConvWeights{Weight: make([]float32, 9*c.in*c.out), In: c.in, Out: c.out, Size: 3, Stride: 1, Pad: 1, Type: kernels.F16})
 				require.NoError(t, err)
+				require.NoError(t, b.place())
 				args := kernels.Conv2D{Dst: kernels.View{N: 1, H: c.size, W: c.size, C: c.out, Type: kernels.F16}, Act: kernels.SiLU}
 				require.Equal(t, c.tile, b.chosenFor(&args, k.(*conv), false).tile.name, "%+v", c)
 			}
@@ -160,6 +161,7 @@ func TestWGMMAChoice(t *testing.T) {
 		return
 	}
 	c := newWideConv(t, b, 1, 3, 5, 64, 128)
+	require.NoError(t, b.place())
 	require.Equal(t, os.Getenv(want) == "yes", c.args.Kernel.(*conv).tensor != nil)
 	require.Equal(t, os.Getenv(want) == "yes", wgmmaFits(&c.args, c.args.Kernel.(*conv)))
 	c.run(t)
