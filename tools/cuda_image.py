@@ -152,7 +152,8 @@ def check():
             print(log)
             bad.append(f"{arch}: wgmma in a row")
     for name, code in disassembled(images["sm_90a"]).items():
-        loop = around(code, "HGMMA")
+        first, last = around(code, "HGMMA")
+        loop = code[first:last + 1]
         print(f"sm_90a {name:22} " + ", ".join(f"{count(code, op)} {op}" for op in ("HGMMA", "UTMALDG", "SYNCS")) + f"; {count(loop, 'HGMMA')} HGMMA in a loop of {len(loop)}")
     made = tables(images, logs)
     print("\n" + "\n".join(made))
@@ -170,8 +171,8 @@ def remarks(log):
     return re.findall(r"Function properties for (\w+)\s+(.*?)\n.*?Used (.*?)\n", log, re.S)
 
 
-# The name without what follows a dot, and the number of the instruction that it jumps back to, if it does.
-Instruction = collections.namedtuple("Instruction", "op back")
+# The name without what follows a dot, the number of the instruction that it jumps to, if it does, and whether it may be the next one.
+Instruction = collections.namedtuple("Instruction", "op to falls")
 
 
 def disassembled(image):
@@ -185,13 +186,14 @@ def disassembled(image):
         text = subprocess.run([tools[0], "-c", f.name], capture_output=True, check=True, text=True).stdout
     kernels = {}
     for name, body in re.findall(r"^\.text\.(\w+):\n(.*?)(?=^\t\.section|\Z)", text, re.S | re.M):
-        code, labels = kernels.setdefault(name, []), {}
-        for label, op, rest in re.findall(r"^\.(\w+):$|^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z]\w*)(.*?);", body, re.M):
+        found, labels, code = [], {}, kernels.setdefault(name, [])
+        for label, guard, op, rest in re.findall(r"^\.(\w+):$|^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+ )?([A-Z]\w*)(.*?);", body, re.M):
             if label:
-                labels[label] = len(code)
+                labels[label] = len(found)
             elif op != "NOP":  # which fills up
-                to = op == "BRA" and re.search(r"`\(\.(\w+)\)", rest)
-                code.append(Instruction(op, labels.get(to[1]) if to else None))
+                found.append((op, guard or re.match(r"(\.\w+)* !?U?P\d", rest), re.search(r"`\(\.(\w+)\)", rest) if op == "BRA" else None))
+        for op, guarded, to in found:
+            code.append(Instruction(op, labels[to[1]] if to else None, bool(guarded) or op not in ("BRA", "EXIT", "RET")))
     return kernels
 
 
@@ -199,10 +201,49 @@ def count(code, *ops):
     return sum(i.op in ops for i in code)
 
 
+def loops(code):
+    """First and last instruction of each loop."""
+    return [(i.to, at) for at, i in enumerate(code) if i.to is not None and i.to <= at]
+
+
 def around(code, op):
-    """The loop that most of these instructions are in, the shortest of those, whether branches go round its instructions or not."""
-    loops = [code[i.back:at + 1] for at, i in enumerate(code) if i.back is not None and i.back < at]
-    return max(loops, key=lambda loop: (count(loop, op), -len(loop)), default=code)
+    """First and last instruction of the loop that most of these are in, the shortest of those."""
+    return max(loops(code), key=lambda l: (count(code[l[0]:l[1] + 1], op), l[0] - l[1]), default=(0, len(code) - 1))
+
+
+def way(code, start, stop):
+    """The numbers of the instructions after start on the shortest way to stop that leads forward, or None."""
+    before, edge = {start: None}, [start]
+    while edge and stop not in before:
+        after = []
+        for at in edge:
+            for to in [code[at].to] * (code[at].to is not None) + [at + 1] * code[at].falls:
+                if at < to <= stop and to not in before:
+                    before[to] = at
+                    after.append(to)
+        edge = after
+    if stop not in before:
+        return None
+    numbers = []
+    while stop != start:
+        numbers.append(stop)
+        stop = before[stop]
+    return numbers[::-1]
+
+
+def turn(code, op):
+    """The instructions of the shortest turn of that loop on which all of these are met, and all copies to shared memory that are in no
+    loop within it. What such loops do, and what is done in some turns only, is left out. None where no turn meets them all."""
+    first, last = around(code, op)
+    within = [l for l in loops(code) if first <= l[0] and l[1] < last]
+    numbers = [first]
+    for at in range(first, last + 1):
+        if code[at].op == op or code[at].op == "LDGSTS" and not any(a <= at <= b for a, b in within) or at == last:
+            further = way(code, numbers[-1], at)
+            if further is None:
+                return None
+            numbers += further
+    return [code[at] for at in numbers]
 
 
 # Of a multiprocessor: shared memory, which 1 KB of each block is taken from unasked. All have 64 K registers, which warps
@@ -285,7 +326,7 @@ OTHERS = {
 THREADS = {"fft_f32": 128, "circle_in_f32": 128}  # where they are fewer than the most
 
 TENSOR = ["kernel", "threads", "shared KB", "registers 8.0, 9.0", "blocks of a multiprocessor 8.0, 9.0", "of its warps", "FLOP/byte", "`HMMA`, `LDGSTS`, `LDSM`",
-          "`HMMA` of all instructions", "of those of the loop 8.0, 9.0"]
+          "`HMMA` of all instructions", "of those of a turn of the loop 8.0, 9.0"]
 PLAIN = ["kernel", "threads", "shared bytes", "registers 8.0, 9.0", "blocks of a multiprocessor 8.0, 9.0", "of its warps", "FLOP/byte", "instructions: arithmetic, memory, all", "bound by"]
 ARITHMETIC = "FADD FMUL FFMA MUFU HADD2 HMUL2 HFMA2 DADD DMUL DFMA".split()
 MEMORY = "LDG STG LDS STS LDGSTS LDSM ATOMG".split()
@@ -304,7 +345,7 @@ def tables(images, logs):
             shared.update(re.findall(r"^\w+\((\w+), .*\)\s+// .*?([\d.]+) KB", f.read(), re.M))
     tensor, plain = [], []
     for name in sorted(code["sm_80"]):
-        all, loops = code["sm_80"][name], [around(code[arch][name], "HMMA") for arch in SHARED_KB]
+        all, turns = code["sm_80"][name], [turn(code[arch][name], "HMMA") for arch in SHARED_KB]
         threads = THREADS.get(name) or int(re.search(rf"\.entry {name}\(.*?\.maxntid (\d+)", ptx, re.S)[1])
         room, flop, bound = OTHERS.get(name, (None, intensity(name), "-"))
         hmma = count(all, "HMMA")
@@ -316,7 +357,7 @@ def tables(images, logs):
                ", ".join(f"{h * threads / 2048:.0%}" for h in held), "-" if flop is None else f"{flop:.3g}"]
         if hmma:
             row += [", ".join(str(count(all, op)) for op in ("HMMA", "LDGSTS", "LDSM")), f"{hmma / len(all):.1%}",
-                    ", ".join(f"{count(loop, 'HMMA') / len(loop):.0%}" for loop in loops)]
+                    ", ".join(f"{count(t, 'HMMA')} of {len(t)}" if t else "-" for t in turns)]
             tensor.append(row)
         else:
             plain.append(row + [f"{count(all, *ARITHMETIC)}, {count(all, *MEMORY)}, {len(all)}", bound])

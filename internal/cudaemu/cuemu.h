@@ -188,6 +188,8 @@ static inline unsigned atomicAdd(unsigned* p, unsigned v) { return __atomic_fetc
 static inline void wait_while(const int* p, int v) {
   while (__atomic_load_n(p, __ATOMIC_ACQUIRE) == v) cuemu::wait_while(p, v);
 }
+static inline float silu(float v) { return v * (1.f / (1.f + exp2f(v * -1.442695041f))); }
+static inline int kept(int v) { return v; }
 static inline void cp_async16(void* s, const void* g, bool valid) { cuemu::cp_async(s, g, valid); }
 static inline void cp_async_commit() { cuemu::cp_async_commit(); }
 template <int N> static inline void cp_async_wait() { cuemu::cp_async_wait(N); }

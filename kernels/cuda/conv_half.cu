@@ -9,21 +9,26 @@
 
 constexpr int kStep = 32, kPieces = kStep / 8, kStages = 3;
 
-__device__ __forceinline__ int slot(int row, int piece) { return row * (kStep * 2) + ((piece ^ ((row >> 1) & 3)) << 4); }
+// Where a piece of a row lies. x is the row's number or, in a halo, its pixel's x: of eight neighbours in a line either will do.
+__device__ __forceinline__ int slot(int row, int piece, int x) { return row * (kStep * 2) + ((piece ^ ((x >> 1) & 3)) << 4); }
+__device__ __forceinline__ int slot(int row, int piece) { return slot(row, piece, row); }
 
-// One step of k for a warp, whose lanes bring the rows a_row(i) of A, and rows wn and following of B.
-template <int MI, int NI, class Row>
-__device__ __forceinline__ void conv_step(float (&acc)[MI][NI][4], const unsigned char* sa, const unsigned char* sb, int wn, Row a_row) {
-  int lane = threadIdx.x & 31;
+// Where a lane's piece of B is for conv_step: number lane/8%2 of one of the rows from wn on.
+__device__ __forceinline__ int column_slot(int wn, int lane) { return slot(wn + (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1); }
+
+// One step of k for a warp, whose lanes bring piece number lane/16 of their rows of A, from row on and NEXT bytes apart, and
+// of B from column on. The step's other 16 columns lie two pieces further, which is one bit of the place turned.
+template <int NEXT, int MI, int NI>
+__device__ __forceinline__ void conv_step(float (&acc)[MI][NI][4], const unsigned char* sa, int row, const unsigned char* sb, int column) {
 #pragma unroll
   for (int k = 0; k < kStep / 16; k++) {
     unsigned a[MI][4], b[NI][2];
 #pragma unroll
-    for (int i = 0; i < MI; i++) ldmatrix_x4(a[i], sa + slot(a_row(i), k * 2 + (lane >> 4)));
+    for (int i = 0; i < MI; i++) ldmatrix_x4(a[i], sa + (row ^ k << 5) + i * NEXT);
 #pragma unroll
     for (int j = 0; j < NI; j += 2) {
       unsigned r[4];
-      ldmatrix_x4(r, sb + slot(wn + j * 8 + (lane & 7) + ((lane >> 4) << 3), k * 2 + ((lane >> 3) & 1)));
+      ldmatrix_x4(r, sb + (column ^ k << 5) + j * 8 * kStep * 2);
       b[j][0] = r[0];
       b[j][1] = r[1];
       b[j + 1][0] = r[2];
@@ -39,67 +44,77 @@ __device__ __forceinline__ void conv_step(float (&acc)[MI][NI][4], const unsigne
 template <int BM, int BN, int WM, int WN>
 __device__ __forceinline__ void conv_gemm(const conv_half_args& a, dim3 block, dim3 grid) {
   constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
-  constexpr int LOADS = BM / ROWS, STAGE = (BM + BN) * kStep * 2;
+  constexpr int LOADS = BM / ROWS, COLUMNS = (BN + ROWS - 1) / ROWS, STAGE = (BM + BN) * kStep * 2;
+  static_assert(ROWS % 8 == 0, "rows of one thread are permuted alike");
   DYNAMIC_SHARED(shared);
   int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
   int n = block.z / a.splits, split = block.z % a.splits, o0 = block.y * BN;
   int pixels = a.oh * a.ow, p0 = block.x * BM;
-  int uh = a.h << a.up, uw = a.w << a.up, cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1], taps = a.size * a.size, deep = taps * cin;
+  int cin = a.c[0] + a.c[1], skip = a.cs[0] + a.cs[1], taps = a.size * a.size, deep = taps * cin;
   int steps = (deep + skip + kStep - 1) / kStep;
   int first = (int)((long long)steps * split / a.splits), count = (int)((long long)steps * (split + 1) / a.splits) - first;
 
-  // This thread copies piece number piece of rows row0, row0 + ROWS, ...: of A at the window's corner (cy, cx).
-  int piece = tid % kPieces, row0 = tid / kPieces;
-  int cy[LOADS], cx[LOADS], pixel[LOADS];
-#pragma unroll
-  for (int i = 0; i < LOADS; i++) {
-    int p = p0 + row0 + i * ROWS;
-    pixel[i] = p < pixels ? p : -1;
-    cy[i] = p / a.ow * a.stride - a.pad;
-    cx[i] = p % a.ow * a.stride - a.pad;
+  // This thread copies piece number piece of rows row0, row0 + ROWS, ... of A and of B. Along k, A is made of stretches: the
+  // channels of either source for each tap, then those of the shortcut's sources. Rows are looked up where a stretch begins,
+  // and steps go on in it.
+  int piece = tid % kPieces, row0 = tid / kPieces, copy = kept(slot(row0, piece));
+  int k = first * kStep + piece * 8, stretch = 2 * taps - 1, left = deep - k;  // channels left of the stretch: none yet
+  if (k < deep) {
+    stretch = 2 * (k / cin) - 1;
+    left = -(k % cin);
   }
-  int tap = taps, c = first * kStep + piece * 8 - deep;  // of the next step; after the taps c counts the shortcut's channels
-  if (c < 0) {
-    tap = (c + deep) / cin;
-    c = c + deep - tap * cin;
-  }
-  auto fetch = [&](int stage) {
-    unsigned char* sa = shared + stage * STAGE;
-    unsigned char* sb = sa + BM * kStep * 2;
-    bool kernel = tap < taps, valid = kernel || c < skip;
-    const half* s = kernel ? a.src[0] : a.skip[0];
-    int width = kernel ? a.c[0] : a.cs[0], cc = c;
-    if (cc >= width) {
-      cc -= width;
-      s = kernel ? a.src[1] : a.skip[1];
-      width = kernel ? a.c[1] : a.cs[1];
+  int at[LOADS] = {}, width = 0, depth = 0;  // pixels; bytes from one pixel to the next, and from one row of B
+  unsigned there = 0;                        // a bit for each row of A that is not zero, and of B from bit 16 on
+  const unsigned char *from = reinterpret_cast<const unsigned char*>(a.weight), *weight = from;
+  auto seek = [&] {
+    int c = -left, channels;
+    bool kernel, any;
+    for (;; c -= channels) {
+      stretch++;
+      kernel = stretch < 2 * taps;
+      any = stretch < 2 * taps + 2;
+      channels = kernel ? a.c[stretch & 1] : a.cs[stretch & 1];
+      if (!any || c < channels) break;
     }
-    int ty = tap / a.size, tx = tap - ty * a.size;
+    left = any ? channels - c : kStep;
+    there = 0;
+    if (!any) return;
+    width = channels * 2;
+    from = reinterpret_cast<const unsigned char*>((kernel ? a.src : a.skip)[stretch & 1] + c);
+    from += (long long)n * (kernel ? a.h * a.w : pixels) * width;
+    int tap = stretch >> 1, ty = tap / a.size, tx = tap - ty * a.size;
 #pragma unroll
     for (int i = 0; i < LOADS; i++) {
-      long long at = (long long)n * pixels + pixel[i];
-      bool ok = valid && pixel[i] >= 0;
+      int p = p0 + row0 + i * ROWS, q = p;
+      bool ok = p < pixels;
       if (kernel) {
-        int y = cy[i] + ty, x = cx[i] + tx;
-        ok = ok && (unsigned)y < (unsigned)uh && (unsigned)x < (unsigned)uw;
-        at = ((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up);
+        int y = p / a.ow * a.stride - a.pad + ty, x = p % a.ow * a.stride - a.pad + tx;
+        ok = ok && (unsigned)y < (unsigned)(a.h << a.up) && (unsigned)x < (unsigned)(a.w << a.up);
+        q = (y >> a.up) * a.w + (x >> a.up);
       }
-      cp_async16(sa + slot(row0 + i * ROWS, piece), ok ? s + at * width + cc : a.weight, ok);
+      at[i] = ok ? q : 0;
+      there |= (unsigned)ok << i;
     }
-    const half* weight = kernel ? a.weight + tap * cin + c : a.skip_weight + c;
-    int stride = kernel ? deep : skip;
+    depth = (kernel ? deep : skip) * 2;
+    if (stretch & 1) c += kernel ? a.c[0] : a.cs[0];
+    weight = reinterpret_cast<const unsigned char*>((kernel ? a.weight + tap * cin : a.skip_weight) + c);
+    weight += (long long)(o0 + row0) * depth;
 #pragma unroll
-    for (int r = 0; r < BN; r += ROWS) {
-      int row = r + row0;
-      if (BN % ROWS != 0 && row >= BN) break;
-      bool ok = valid && o0 + row < a.cout;
-      cp_async16(sb + slot(row, piece), ok ? weight + (long long)(o0 + row) * stride : a.weight, ok);
+    for (int i = 0; i < COLUMNS; i++) there |= (unsigned)(row0 + i * ROWS < BN && o0 + row0 + i * ROWS < a.cout) << (16 + i);
+  };
+  auto fetch = [&](int stage) {
+    if (left <= 0) seek();
+    unsigned char* to = shared + stage * STAGE + copy;
+#pragma unroll
+    for (int i = 0; i < LOADS; i++) cp_async16(to + i * ROWS * kStep * 2, from + (long long)at[i] * width, there >> i & 1);
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) {
+      if (BN % ROWS != 0 && row0 + i * ROWS >= BN) break;
+      cp_async16(to + (BM + i * ROWS) * kStep * 2, weight + (long long)depth * i * ROWS, there >> (16 + i) & 1);
     }
-    c += kStep;
-    while (tap < taps && c >= cin) {
-      c -= cin;
-      tap++;
-    }
+    from += kStep * 2;
+    weight += kStep * 2;
+    left -= kStep;
   };
 
   float acc[WM / 16][WN / 8][4] = {};
@@ -108,14 +123,14 @@ __device__ __forceinline__ void conv_gemm(const conv_half_args& a, dim3 block, d
     if (s < count) fetch(s);
     cp_async_commit();
   }
-  int stage = 0;
+  int stage = 0, row = kept(slot(wm + (lane & 15), lane >> 4)), column = kept(column_slot(wn, lane));
   for (int step = 0; step < count; step++) {
     cp_async_wait<kStages - 2>();
     __syncthreads();  // this step's copies are there, and all warps are done with the step before, whose stage is filled again
     if (step + kStages - 1 < count) fetch(stage == 0 ? kStages - 1 : stage - 1);
     cp_async_commit();
     const unsigned char* sa = shared + stage * STAGE;
-    conv_step(acc, sa, sa + BM * kStep * 2, wn, [&](int i) { return wm + i * 16 + (lane & 15); });
+    conv_step<16 * kStep * 2>(acc, sa, row, sa + BM * kStep * 2, column);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
   cp_async_wait<0>();
@@ -134,8 +149,10 @@ __device__ __forceinline__ void conv_gemm(const conv_half_args& a, dim3 block, d
 template <int TH, int TW, int BN, int WM, int WN>
 __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, dim3 grid) {
   constexpr int BM = TH * TW, HW = TW + 2, HALO = (TH + 2) * HW;
-  constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces;
+  constexpr int WARPS_N = BN / WN, THREADS = 32 * (BM / WM) * WARPS_N, ROWS = THREADS / kPieces, COLUMNS = (BN + ROWS - 1) / ROWS;
   constexpr int HALO_BYTES = (HALO * kStep * 2 + 127) / 128 * 128, B_BYTES = BN * kStep * 2;
+  static_assert(ROWS % 8 == 0 && HW % 2 == 0, "rows of one thread are permuted alike, and every line of the halo");
+  static_assert(kStages == 3, "a line of taps has a stage for each");
   DYNAMIC_SHARED(shared);
   unsigned char* sb = shared + 2 * HALO_BYTES;
   int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, wm = warp / WARPS_N * WM, wn = warp % WARPS_N * WN;
@@ -163,7 +180,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
     for (int row = row0; row < HALO; row += ROWS) {
       int y, x;
       bool ok = inside(row, y, x) && valid;
-      cp_async16(to + slot(row, piece), ok ? s + (((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up)) * width + c : a.weight, ok);
+      cp_async16(to + slot(row, piece, row % HW), ok ? s + (((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up)) * width + c : a.weight, ok);
     }
   };
   // A thread activates what it copied itself, so its own waiting is enough.
@@ -183,60 +200,59 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
       for (int row = row0; row < HALO; row += ROWS) {
         int y, x;
         if (!inside(row, y, x)) continue;  // padding stays zero
-        uint2* p = reinterpret_cast<uint2*>(at + slot(row, piece));
-        float2 f = unpack(p->x), g = unpack(p->y);
-        f.x = activation(a.act, fmaf(scale[0], f.x, offset[0]));
-        f.y = activation(a.act, fmaf(scale[1], f.y, offset[1]));
-        g.x = activation(a.act, fmaf(scale[2], g.x, offset[2]));
-        g.y = activation(a.act, fmaf(scale[3], g.y, offset[3]));
-        *p = make_uint2(pack(f.x, f.y), pack(g.x, g.y));
+        uint2* p = reinterpret_cast<uint2*>(at + slot(row, piece, row % HW));
+        *p = activated(a.act, *p, scale, offset);
       }
     }
   };
-  auto fetch_b = [&](unsigned char* to, const half* weight, int stride, bool valid) {
-#pragma unroll 1
-    for (int row = row0; row < BN; row += ROWS) {  // rolled: registers are few
-      bool ok = valid && o0 + row < a.cout;
-      cp_async16(to + slot(row, piece), ok ? weight + (long long)(o0 + row) * stride : a.weight, ok);
+
+  // Copies of B, this thread's piece of rows row0, row0 + ROWS, ...: a stage for each tap, in their order, chunk by chunk.
+  int chunks = (cin + kStep - 1) / kStep;
+  int first = (int)((long long)chunks * split / a.splits), last = (int)((long long)chunks * (split + 1) / a.splits);
+  int copy = kept(slot(row0, piece)), c = first * kStep + piece * 8;  // c is the next copy's
+  long long deep = 9ll * cin * (int)sizeof(half);
+  const unsigned char* weight = reinterpret_cast<const unsigned char*>(a.weight + c) + (o0 + row0) * deep;
+  auto fetch_b = [&](int stage) {
+    if (c >= last * kStep) return;
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) {
+      if (BN % ROWS != 0 && row0 + i * ROWS >= BN) break;
+      cp_async16(sb + stage * B_BYTES + copy + i * ROWS * kStep * 2, weight + i * ROWS * deep, c < cin && o0 + row0 + i * ROWS < a.cout);
     }
+    weight += cin * (int)sizeof(half);
   };
 
   float acc[WM / 16][WN / 8][4] = {};
-  int chunks = (cin + kStep - 1) / kStep;
-  int first = (int)((long long)chunks * split / a.splits), steps = ((int)((long long)chunks * (split + 1) / a.splits) - first) * 9;
-  int next_chunk = first, next_tap = 0;  // of the next copy of B
-  auto fetch_next = [&](int stage) {
-    int c = next_chunk * kStep + piece * 8;
-    fetch_b(sb + stage * B_BYTES, a.weight + next_tap * cin + c, 9 * cin, c < cin);
-    if (++next_tap == 9) {
-      next_tap = 0;
-      next_chunk++;
-    }
-  };
   bool prologue = a.affine || a.act != ACT_IDENTITY;
-  if (steps > 0) fetch_a(first);
+  if (first < last) fetch_a(first);
 #pragma unroll
   for (int s = 0; s < kStages - 1; s++) {
-    if (s < steps) fetch_next(s);
+    fetch_b(s);
     cp_async_commit();
   }
-  int chunk = first, tap = 0, stage = 0;
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait<kStages - 2>();  // A came at least as early
-    if (tap == 0 && prologue) activate(chunk);
-    __syncthreads();  // all warps are done with the step before: the stage that it used and the chunk before are free
-    if (tap == 0 && step + 9 < steps) fetch_a(chunk + 1);
-    if (step + kStages - 1 < steps) fetch_next(stage == 0 ? kStages - 1 : stage - 1);
-    cp_async_commit();
-    int shift = tap / 3 * HW + tap % 3;
-    conv_step(acc, shared + (chunk & 1) * HALO_BYTES, sb + stage * B_BYTES, wn, [&](int i) {
-      int row = wm + i * 16 + (lane & 15);
-      return row / TW * HW + row % TW + shift;
-    });
-    stage = stage == kStages - 1 ? 0 : stage + 1;
-    if (++tap == 9) {
-      tap = 0;
-      chunk++;
+  constexpr int NEXT = 16 / TW * HW * kStep * 2;  // from 16 pixels to those after them
+  int x = (lane & 15) % TW, line = wm / TW + (lane & 15) / TW, column = kept(column_slot(wn, lane)), row[3];
+#pragma unroll
+  for (int dx = 0; dx < 3; dx++) row[dx] = kept(slot(line * HW + x + dx, lane >> 4, x + dx));
+  for (int chunk = first; chunk < last; chunk++) {
+#pragma unroll 1
+    for (int dy = 0; dy < 3; dy++) {
+      const unsigned char* sa = shared + (chunk & 1) * HALO_BYTES + dy * HW * kStep * 2;
+#pragma unroll
+      for (int dx = 0; dx < 3; dx++) {
+        bool begins = dx == 0 && dy == 0;
+        cp_async_wait<kStages - 2>();  // A came at least as early
+        if (begins && prologue) activate(chunk);
+        __syncthreads();  // all warps are done with the step before: the stage that it used and the chunk before are free
+        if (begins && chunk + 1 < last) fetch_a(chunk + 1);
+        fetch_b((dx + kStages - 1) % kStages);
+        if (dx == 0 && dy == 2) {  // that was the last tap
+          weight += kStep * (int)sizeof(half) - deep;
+          c += kStep;
+        }
+        cp_async_commit();
+        conv_step<NEXT>(acc, sa, row[dx], sb + dx * B_BYTES, column);
+      }
     }
   }
 
@@ -258,7 +274,11 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
       bool ok = valid && y < a.oh && x < a.ow;
       cp_async16(at + slot(row, piece), ok ? src + (((long long)n * a.oh + y) * a.ow + x) * width + cc : a.weight, ok);
     }
-    fetch_b(sb + (s & 1) * B_BYTES, a.skip_weight + c, skip, valid);
+#pragma unroll 1
+    for (int row = row0; row < BN; row += ROWS) {
+      bool ok = valid && o0 + row < a.cout;
+      cp_async16(sb + (s & 1) * B_BYTES + slot(row, piece), ok ? a.skip_weight + c + (long long)(o0 + row) * skip : a.weight, ok);
+    }
     cp_async_commit();
   };
   cp_async_wait<0>();
@@ -269,7 +289,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
     else cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
-    conv_step(acc, shared + (s & 1) * HALO_BYTES, sb + (s & 1) * B_BYTES, wn, [&](int i) { return wm + i * 16 + (lane & 15); });
+    conv_step<16 * kStep * 2>(acc, shared + (s & 1) * HALO_BYTES, slot(wm + (lane & 15), lane >> 4), sb + (s & 1) * B_BYTES, column);
     __syncthreads();
   }
   cp_async_wait<0>();

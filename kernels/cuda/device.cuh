@@ -38,6 +38,20 @@ __device__ __forceinline__ float2 unpack(unsigned v) {
   return make_float2(to_float(lo), to_float(hi));
 }
 
+// silu is v / (1 + e^-v) by the units for powers of two and reciprocals, good to 2^-21. Where e^-v overflows it is zero.
+__device__ __forceinline__ float silu(float v) {
+  float e, r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.442695041f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.f + e));
+  return v * r;
+}
+
+// kept is v, in a register: left alone, the compiler makes the indices of a loop anew in each turn.
+__device__ __forceinline__ int kept(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 // cp_async16 begins to copy 16 bytes from global to shared memory, or writes 16 zero bytes where valid is false. They

@@ -202,9 +202,11 @@ func (b *Backend) chosenFor(k *kernels.Conv2D, c *conv, made bool) chosen {
 
 // convHalf is Conv2D for weights of F16.
 func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
-	if k.Dst.Pixels() > math.MaxInt32 {
-		b.later(func() error { return fmt.Errorf("an image of %d x %d pixels is too large for F16", k.Dst.W, k.Dst.H) })
-		return
+	for _, v := range []kernels.View{k.Dst, k.Src[0]} {
+		if v.Pixels() > math.MaxInt32 {
+			b.later(func() error { return fmt.Errorf("an image of %d x %d pixels is too large for F16", v.W, v.H) })
+			return
+		}
 	}
 	n, h, w := k.Dst.N, k.Dst.H, k.Dst.W
 	uh, uw, cin := k.Sampling.Size(k.Src[0].H), k.Sampling.Size(k.Src[0].W), wide(c.w.In)

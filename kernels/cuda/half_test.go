@@ -30,6 +30,9 @@ func TestTiles(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", tile.name, splits), func(t *testing.T) {
 				b.force = chosen{tile, splits}
 				kerneltest.HalfConv(t, b, 6)
+				if splits == 1 {
+					kerneltest.HalfConvWide(t, b, 2) // several steps deep
+				}
 			})
 		}
 	}
