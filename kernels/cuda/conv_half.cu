@@ -183,16 +183,17 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
       cp_async16(to + slot(row, piece, row % HW), ok ? s + (((long long)n * a.h + (y >> a.up)) * a.w + (x >> a.up)) * width + c : a.weight, ok);
     }
   };
-  // A thread activates what it copied itself, so its own waiting is enough.
-  auto activate = [&](int chunk) {
+  // A thread activates what it copied itself, so its own waiting is enough: N channels at a time, fewer where registers are few.
+  constexpr int N = (WM / 16) * (WN / 8) <= kSplit ? 8 : 4;
+  auto normalise = [&](int chunk) {
     int c = chunk * kStep + piece * 8;
     if (c >= cin) return;
     unsigned char* at = shared + (chunk & 1) * HALO_BYTES;
 #pragma unroll 1
-    for (int part = 0; part < 2; part++, c += 4, at += 8) {  // four channels at a time: registers are few
-      float scale[4], offset[4];
+    for (int part = 0; part < 8 / N; part++, c += N, at += 2 * N) {
+      float scale[N], offset[N];
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
+      for (int e = 0; e < N; e++) {
         scale[e] = a.affine ? a.affine[2ll * n * cin + c + e] : 1.f;
         offset[e] = a.affine ? a.affine[(2ll * n + 1) * cin + c + e] : 0.f;
       }
@@ -200,7 +201,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
       for (int row = row0; row < HALO; row += ROWS) {
         int y, x;
         if (!inside(row, y, x)) continue;  // padding stays zero
-        uint2* p = reinterpret_cast<uint2*>(at + slot(row, piece, row % HW));
+        halves<N>* p = reinterpret_cast<halves<N>*>(at + slot(row, piece, row % HW));
         *p = activated(a.act, *p, scale, offset);
       }
     }
@@ -242,7 +243,7 @@ __device__ __forceinline__ void conv_halo(const conv_half_args& a, dim3 block, d
       for (int dx = 0; dx < 3; dx++) {
         bool begins = dx == 0 && dy == 0;
         cp_async_wait<kStages - 2>();  // A came at least as early
-        if (begins && prologue) activate(chunk);
+        if (begins && prologue) normalise(chunk);
         __syncthreads();  // all warps are done with the step before: the stage that it used and the chunk before are free
         if (begins && chunk + 1 < last) fetch_a(chunk + 1);
         fetch_b((dx + kStages - 1) % kStages);

@@ -8,20 +8,29 @@ __device__ __forceinline__ float activation(int act, float v) {
   return v;
 }
 
-// Four halves times scale plus offset, activated.
-__device__ __forceinline__ uint2 activated(int act, uint2 v, const float (&scale)[4], const float (&offset)[4]) {
-  float2 f = unpack(v.x), g = unpack(v.y);
-  float four[4] = {f.x, f.y, g.x, g.y};
+template <int N>
+struct alignas(2 * N) halves { unsigned v[N / 2]; };
+
+// N halves times scale plus offset, activated.
+template <int N>
+__device__ __forceinline__ halves<N> activated(int act, halves<N> v, const float (&scale)[N], const float (&offset)[N]) {
+  float f[N];
 #pragma unroll
-  for (int e = 0; e < 4; e++) four[e] = fmaf(scale[e], four[e], offset[e]);
+  for (int i = 0; i < N; i += 2) {
+    float2 two = unpack(v.v[i / 2]);
+    f[i] = fmaf(scale[i], two.x, offset[i]);
+    f[i + 1] = fmaf(scale[i + 1], two.y, offset[i + 1]);
+  }
   if (act == ACT_SILU) {  // asked once: a branch for each takes as long as what it goes round
 #pragma unroll
-    for (int e = 0; e < 4; e++) four[e] = silu(four[e]);
+    for (int i = 0; i < N; i++) f[i] = silu(f[i]);
   } else if (act == ACT_TANH) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) four[e] = tanhf(four[e]);
+    for (int i = 0; i < N; i++) f[i] = tanhf(f[i]);
   }
-  return make_uint2(pack(four[0], four[1]), pack(four[2], four[3]));
+#pragma unroll
+  for (int i = 0; i < N; i += 2) v.v[i / 2] = pack(f[i], f[i + 1]);
+  return v;
 }
 
 // What Residual adds at channels o and, where both is set, o+1 of pixel (y, x) of image n. pairs says that o is even and

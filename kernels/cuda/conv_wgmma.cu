@@ -48,14 +48,8 @@ template <int ACT>
 __device__ __forceinline__ void activate(uint4 (&v)[kAhead], const bool (&inside)[kAhead], const float (&scale)[8], const float (&offset)[8]) {
 #pragma unroll
   for (int i = 0; i < kAhead; i++) {
-    unsigned* u = &v[i].x;
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      float2 f = unpack(u[e]);
-      f.x = activation(ACT, fmaf(scale[2 * e], f.x, offset[2 * e]));
-      f.y = activation(ACT, fmaf(scale[2 * e + 1], f.y, offset[2 * e + 1]));
-      u[e] = inside[i] ? pack(f.x, f.y) : 0;
-    }
+    halves<8> u = activated(ACT, halves<8>{v[i].x, v[i].y, v[i].z, v[i].w}, scale, offset);
+    v[i] = inside[i] ? make_uint4(u.v[0], u.v[1], u.v[2], u.v[3]) : make_uint4(0, 0, 0, 0);
   }
 }
 }  // namespace
