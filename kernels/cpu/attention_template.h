@@ -69,7 +69,7 @@ static void attention_task(const attention_args *a, int n, int head, int block, 
 		float decay[QUERIES];
 		for (int i = 0; i < rows; i++) {
 			const float old = top[i], t = softmax(s + (long)i * KEYS, keys, top + i);
-			decay[i] = j0 ? exp2f(old - top[i]) : 0;
+			decay[i] = j0 ? vexp2(splat(old - top[i]))[0] : 0;
 			sum[i] = sum[i] * decay[i] + t;
 		}
 		for (int c = 0; c < dp; c += NR) products((run){s, KEYS, keys}, rows, vp + (long)j0 * NR + (long)c * a->keys, 0, part + c, dp);

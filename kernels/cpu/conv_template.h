@@ -89,10 +89,12 @@ static int halve(const float *x, long n, uint16_t *out) {
 		memcpy(&u, x + i, sizeof u);
 		const uint32_t sign = u >> 16 & 0x8000, abs = u & 0x7fffffff;
 		if (abs >= 0x477ff000) return 0; // 65520 and more, and NaN
-		if (abs < 0x38800000) { // subnormal in F16: a multiple of 2^-24
+		if (abs < 0x38800000) { // subnormal in F16: a multiple of 2^-24, as numbers from 1/2 to 1 are
 			float f;
 			memcpy(&f, &abs, sizeof f);
-			out[i] = (uint16_t)(sign | (uint32_t)lrintf(f * 0x1p24f));
+			f += 0.5f;
+			memcpy(&u, &f, sizeof u);
+			out[i] = (uint16_t)(sign | (u - 0x3f000000));
 			continue;
 		}
 		out[i] = (uint16_t)(sign | ((abs - 0x38000000 + 0xfff + (abs >> 13 & 1)) >> 13));

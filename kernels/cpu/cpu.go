@@ -3,7 +3,7 @@
 package cpu
 
 // #cgo CFLAGS: -O3 -Wno-psabi
-// #cgo LDFLAGS: -lm
+// #cgo !amd64,!arm64 LDFLAGS: -lm
 // #include "call.h"
 import "C"
 

@@ -245,7 +245,7 @@ static double adam(float *restrict x, float *restrict m, float *restrict v, cons
 			const float g = slope[i - b0] + rho * (x[i] - x0[i]);
 			m[i] = 0.9f * m[i] + 0.1f * g;
 			v[i] = 0.999f * v[i] + 0.001f * (g * g);
-			x[i] -= rate * (m[i] * c1) / (sqrtf(v[i] * c2) + 1e-8f);
+			x[i] -= rate * (m[i] * c1) / (root(v[i] * c2) + 1e-8f);
 		}
 		sum += loss(l, x, room, b0, b1);
 	}

@@ -2,6 +2,7 @@ package cpu_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -96,6 +97,74 @@ func TestPointwiseThreads(t *testing.T) {
 			first = data
 		}
 		require.Equal(t, first, data)
+		require.NoError(t, b.Close())
+	}
+}
+
+// TestPower: powers are those of math.Pow, with all its cases of zeros, infinities, NaN and negative numbers, though no caller
+// may give a negative P. They are off by what rounding to a float takes, half a unit in the last place, and a thousandth of one.
+func TestPower(t *testing.T) {
+	if cpu.Levels()[0] == "ref" {
+		t.Skip("built without cgo: package ref is tested by itself")
+	}
+	inf, nan := math.Inf(1), math.NaN()
+	rng := rand.New(rand.NewPCG(9, 10))
+	bases := []float32{0, 1, 2, 0.5, math.SmallestNonzeroFloat32, math.MaxFloat32, 0x1p-126, 0x1.fffffcp-127, 0x1.fffffep-1, 0x1.000002p0, 0x1.6a09e6p-1, 0x1.6a09e8p-1, 3, 10}
+	for _, x := range bases {
+		bases = append(bases, -x)
+	}
+	bases = append(bases, float32(math.Copysign(0, -1)), float32(inf), float32(-inf), float32(nan))
+	special := len(bases)
+	for range 800 {
+		bases = append(bases, math.Float32frombits(rng.Uint32()), rng.Float32(), 1+rng.Float32()*float32(math.Ldexp(1, -rng.IntN(24))), -float32(rng.IntN(100)))
+	}
+	exponents := []float32{0, float32(math.Copysign(0, -1)), 1, -1, 2, -2, 3, -3, 0.5, -0.5, 1 / 2.2, 2.2, 1. / 3, 126, 127, 128, -126, -127, -149, -150, 1e-30, 1 << 20, 1<<20 + 1,
+		1<<24 - 1, 1 << 24, -1 << 24, 1e30, -1e30, math.SmallestNonzeroFloat32, math.MaxFloat32, float32(inf), float32(-inf), float32(nan)}
+	for range 100 {
+		exponents = append(exponents, float32(rng.NormFloat64()*math.Pow(10, float64(rng.IntN(5)-2))))
+	}
+	for _, level := range append(cpu.Levels(), "wide") {
+		b, err := cpu.Open(cpu.Options{Level: level, Threads: 2})
+		require.NoError(t, err)
+		worst := 0.0
+		check := func(bases, got []float32, src, dst kernels.View, p, q float32) {
+			b.Upload(src, bases)
+			b.Pointwise(&kernels.Pointwise{Op: kernels.PointPower, Dst: dst, A: src, P: p, Q: q})
+			require.NoError(t, b.Download(got, dst))
+			for i, y := range got {
+				x := bases[i]
+				if x < p {
+					x = p
+				}
+				want, have := math.Pow(float64(x), float64(q)), float64(y)
+				// Infinity stands for all numbers that round to 2^128.
+				want, have = max(-0x1p128, min(want, 0x1p128)), max(-0x1p128, min(have, 0x1p128))
+				off := math.Abs(have-want) / math.Ldexp(1, max(math.Ilogb(want)-23, -149))
+				// The number, of up to 2^24 units, is off by 6e-11; and math.Pow multiplies up to q times.
+				bound := 0.5 + 0x1p24*(6e-11+0x1p-53*min(math.Abs(float64(q)), 0x1p24))
+				if want != want && have != have || q != q && want == have {
+					continue
+				}
+				if !(off <= bound) || math.Signbit(want) != math.Signbit(have) {
+					t.Fatalf("%s: max(%v, %v)^%v is %v, expected %v", level, bases[i], p, q, y, want)
+				}
+				if math.Abs(float64(q)) < 1e3 {
+					worst = max(worst, off)
+				}
+			}
+		}
+		src, got := random(t, b, [4]int{1, 1, len(bases), 1})
+		dst, _ := random(t, b, [4]int{1, 1, len(bases), 1})
+		one, single := random(t, b, [4]int{1, 1, 1, 1})
+		for _, q := range exponents {
+			for _, p := range []float32{0, 0.1, -2, float32(-inf), float32(nan)} {
+				check(bases, got, src, dst, p, q)
+				for i := range special { // alone: whether it is found may not depend on what lies beside it
+					check(bases[i:][:1], single, one, one, p, q)
+				}
+			}
+		}
+		t.Logf("%s: %.5f units in the last place at most", level, worst)
 		require.NoError(t, b.Close())
 	}
 }

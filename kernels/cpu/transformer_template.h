@@ -26,7 +26,7 @@ static void layer_norm(const float *src, float *dst, long pixels, int c, const f
 			off += d, dev += d * d;
 		}
 		off /= c;
-		const float var = dev / c - off * off, inv = 1 / sqrtf((var > 0 ? var : 0) + eps);
+		const float var = dev / c - off * off, inv = 1 / root((var > 0 ? var : 0) + eps);
 		for (int i = 0; i < whole; i += LANES)
 			store(dst + i, ((load(src + i) - mean) - off) * inv * load(gamma + i) + load(beta + i));
 		for (int i = whole; i < c; i++) dst[i] = ((src[i] - mean) - off) * inv * gamma[i] + beta[i];

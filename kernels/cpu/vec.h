@@ -11,6 +11,7 @@
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float quad __attribute__((vector_size(16)));
 
 INL vf load(const float *p) { return *(const vfu *)p; }
 INL void store(float *p, vf v) { *(vfu *)p = v; }
@@ -25,33 +26,45 @@ INL void storen(float *p, vf v, int n) {
 	store(t, v);
 	for (int i = 0; i < n; i++) p[i] = t[i];
 }
-// vmax(a, b) and vmin(a, b) are b where either is NaN. vsqrt is for numbers that are not negative.
-#if defined(__AVX512F__) && LANES == 16
+
+// root is the square root, by the instruction: sqrtf would call the library for negative numbers.
+#if defined(__SSE__)
 #include <immintrin.h>
+INL quad quadsqrt(quad v) { return (quad)_mm_sqrt_ps((__m128)v); }
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+INL quad quadsqrt(quad v) { return (quad)vsqrtq_f32((float32x4_t)v); }
+#else
+INL quad quadsqrt(quad v) { return (quad){sqrtf(v[0]), sqrtf(v[1]), sqrtf(v[2]), sqrtf(v[3])}; }
+#endif
+INL float root(float x) { return quadsqrt((quad){x})[0]; }
+
+// vmax(a, b) and vmin(a, b) are b where either is NaN.
+#if defined(__AVX512F__) && LANES == 16
 INL vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 INL vf vsqrt(vf v) { return (vf)_mm512_sqrt_ps((__m512)v); }
 #elif defined(__AVX__) && LANES == 8
-#include <immintrin.h>
 INL vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
 INL vf vsqrt(vf v) { return (vf)_mm256_sqrt_ps((__m256)v); }
 #elif defined(__SSE__) && LANES == 4
-#include <immintrin.h>
 INL vf vmax(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
 INL vf vmin(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
-INL vf vsqrt(vf v) { return (vf)_mm_sqrt_ps((__m128)v); }
+INL vf vsqrt(vf v) { return quadsqrt(v); }
 #else
 INL vf vmax(vf a, vf b) { return (vf)(((vi)a & (a > b)) | ((vi)b & ~(a > b))); }
 INL vf vmin(vf a, vf b) { return (vf)(((vi)a & (a < b)) | ((vi)b & ~(a < b))); }
 INL vf vsqrt(vf v) {
-	for (int i = 0; i < LANES; i++) v[i] = sqrtf(v[i]);
+	quad part[LANES / 4];
+	memcpy(part, &v, sizeof part);
+	for (int i = 0; i < LANES / 4; i++) part[i] = quadsqrt(part[i]);
+	memcpy(&v, part, sizeof part);
 	return v;
 }
 #endif
 INL vf choose(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); } // mask ? a : b, per lane
 INL float hsum(vf v) { // the sum of all lanes
-	typedef float quad __attribute__((vector_size(16)));
 	quad part[LANES / 4], s = {0};
 	memcpy(part, &v, sizeof part);
 	for (int i = 0; i < LANES / 4; i++) s += part[i];
