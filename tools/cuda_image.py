@@ -191,7 +191,7 @@ def disassembled(image):
             if label:
                 labels[label] = len(found)
             elif op != "NOP":  # which fills up
-                found.append((op, guard or re.match(r"(\.\w+)* !?U?P\d", rest), re.search(r"`\(\.(\w+)\)", rest) if op == "BRA" else None))
+                found.append((op, guard or re.match(r"(\.DIV|\.CONV)|(\.\w+)* !?U?P\d", rest), re.search(r"`\(\.(\w+)\)", rest) if op == "BRA" else None))
         for op, guarded, to in found:
             code.append(Instruction(op, labels[to[1]] if to else None, bool(guarded) or op not in ("BRA", "EXIT", "RET")))
     return kernels
@@ -233,14 +233,16 @@ def way(code, start, stop):
 
 def turn(code, op):
     """The instructions of the shortest turn of that loop on which all of these are met, and all copies to shared memory that are in no
-    loop within it. What such loops do, and what is done in some turns only, is left out. None where no turn meets them all."""
+    loop within it. What such loops do, and what is done in some turns only, is left out. None where no turn meets them all, or some are in
+    such a loop."""
     first, last = around(code, op)
     within = [l for l in loops(code) if first <= l[0] and l[1] < last]
     numbers = [first]
     for at in range(first, last + 1):
-        if code[at].op == op or code[at].op == "LDGSTS" and not any(a <= at <= b for a, b in within) or at == last:
+        looped = any(a <= at <= b for a, b in within)
+        if code[at].op == op or code[at].op == "LDGSTS" and not looped or at == last:
             further = way(code, numbers[-1], at)
-            if further is None:
+            if further is None or looped:
                 return None
             numbers += further
     return [code[at] for at in numbers]

@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"fmt"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -81,7 +82,7 @@ func (b *Backend) add(c *conv, arrays []array) error {
 	for _, a := range arrays {
 		b.arena.bytes += room(a.bytes)
 	}
-	if b.arena.bytes < arenaSize && !b.claim.shared() { // a fork may read them at once
+	if b.arena.bytes < arenaSize && b.parent == nil && !b.claim.shared() { // forks may read each other's at once
 		return nil
 	}
 	err := b.place()
@@ -104,12 +105,12 @@ func (b *Backend) place() error {
 		}
 		after = b.held
 		for _, c := range b.arena.convs {
-			b.fail(b.mapTensor(c))
+			b.mapTensor(c)
 		}
 		return b.fault
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("weights of %d convolutions: %w", len(b.arena.convs), err)
 	}
 	b.weights += after - before
 	b.arena = arena{}

@@ -122,7 +122,11 @@ func TestArenaFull(t *testing.T) {
 		}(), kernels.ErrOutOfMemory)
 	}
 	lacks(func() error { b.Conv2D(&kernels.Conv2D{Src: [2]kernels.View{x}, Dst: y, Kernel: k}); return nil })
-	lacks(func() error { _, err := b.Alloc(1); return err })
+	lacks(func() error {
+		_, err := b.Alloc(1)
+		require.ErrorContains(t, err, "weights of 1 convolution")
+		return err
+	})
 	lacks(func() error { _, err := b.Fork(0); return err })
 	lacks(func() error {
 		_, err := b.PrepareConv(kernels.ConvWeights{Weight: make([]float32, 1<<14), In: 1 << 7, Out: 1 << 7, Size: 1, Stride: 1})
@@ -140,7 +144,7 @@ func TestArenaFull(t *testing.T) {
 	require.NoError(t, b.Close())
 }
 
-// TestArenaFork: a fork reads weights that were prepared before it and after it, though nothing else has needed them.
+// TestArenaFork: forks read weights that were prepared before and after, by each other too, though nothing else has needed them.
 func TestArenaFork(t *testing.T) {
 	Together(t, 1<<16)
 	b := openBackend(t)
@@ -151,6 +155,9 @@ func TestArenaFork(t *testing.T) {
 	require.Equal(t, want, fivePixels(t, f.(*Backend), before))
 	require.Equal(t, want, fivePixels(t, f.(*Backend), convolution(t, b, 1, 3, 1, kernels.F32)))
 	require.Equal(t, want, fivePixels(t, f.(*Backend), convolution(t, f.(*Backend), 1, 3, 1, kernels.F32)))
+	up := convolution(t, f.(*Backend), 1, 3, 1, kernels.F32)
+	require.NoError(t, f.Sync())
+	require.Equal(t, want, fivePixels(t, b, up))
 	require.NoError(t, b.Close())
 	require.Equal(t, want, fivePixels(t, f.(*Backend), before))
 	require.NoError(t, f.Close())

@@ -38,7 +38,7 @@ __device__ __forceinline__ float2 unpack(unsigned v) {
   return make_float2(to_float(lo), to_float(hi));
 }
 
-// silu is v / (1 + e^-v) by the units for powers of two and reciprocals, good to 2^-21. Where e^-v overflows it is zero.
+// silu is v / (1 + e^-v) by the units for powers of two and reciprocals, good to 2^-20 or to 1e-7. Where e^-v overflows it is zero.
 __device__ __forceinline__ float silu(float v) {
   float e, r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.442695041f));
@@ -54,12 +54,12 @@ __device__ __forceinline__ int kept(int v) {
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// cp_async16 begins to copy 16 bytes from global to shared memory, or writes 16 zero bytes where valid is false. They
-// are there when the thread has waited for their group, and for other threads after the next barrier.
+// cp_async16 begins to copy 16 bytes from global to shared memory, or writes 16 zero bytes where valid is false, whatever the
+// address. They are there when the thread has waited for their group, and for other threads after the next barrier.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+  asm volatile("{\n\t.reg .pred ignored;\n\tsetp.eq.u32 ignored, %2, 0;\n\tcp.async.cg.shared.global [%0], [%1], 16, ignored;\n\t}"
+               ::"r"(shared_address(shared)), "l"(global), "r"((unsigned)valid) : "memory");
 #else
   *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
 #endif

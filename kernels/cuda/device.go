@@ -475,7 +475,7 @@ func (b *Backend) Close() error {
 		}
 		done <- err
 	}
-	b.closed = true
+	b.closed, b.arena = true, arena{}
 	close(b.jobs)
 	return <-done
 }

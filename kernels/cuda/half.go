@@ -202,14 +202,12 @@ func (b *Backend) chosenFor(k *kernels.Conv2D, c *conv, made bool) chosen {
 
 // convHalf is Conv2D for weights of F16.
 func (b *Backend) convHalf(k *kernels.Conv2D, c *conv) {
-	for _, v := range []kernels.View{k.Dst, k.Src[0]} {
-		if v.Pixels() > math.MaxInt32 {
-			b.later(func() error { return fmt.Errorf("an image of %d x %d pixels is too large for F16", v.W, v.H) })
-			return
-		}
-	}
 	n, h, w := k.Dst.N, k.Dst.H, k.Dst.W
 	uh, uw, cin := k.Sampling.Size(k.Src[0].H), k.Sampling.Size(k.Src[0].W), wide(c.w.In)
+	if pixels := max(h*w, uh*uw); pixels > math.MaxInt32-128 { // as the kernels count them, to the end of a tile
+		b.later(func() error { return fmt.Errorf("an image of %d pixels is too large for F16", pixels) })
+		return
+	}
 
 	var room parts
 	made := !readable(k.Src) || k.Sampling == kernels.Down2 || prologue(k) && !around(c.w)

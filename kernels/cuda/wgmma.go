@@ -61,24 +61,15 @@ func (b *Backend) loadWGMMA() error {
 }
 
 // mapTensor describes weights for conv_wgmma, unless it cannot multiply by them: on other devices, where the driver knows
-// no tensor maps, and where the channels do not fill boxes and tiles.
-func (b *Backend) mapTensor(c *conv) error {
+// no tensor maps or does not take these, and where the channels do not fill boxes and tiles.
+func (b *Backend) mapTensor(c *conv) {
 	if !b.wgmma || c.w.Type != kernels.F16 || c.w.In%64 != 0 || c.w.Out%wgmmaTile.channels != 0 {
-		return nil
+		return
 	}
 	var m C.tensor_map
-	if b.planning {
+	if b.planning || C.tensor_map_of(&m, C.ulonglong(c.weight), C.ulonglong(c.w.Size*c.w.Size*c.w.In), C.ulonglong(c.w.Out)) == C.CUDA_SUCCESS {
 		c.tensor = &m
-		return nil
 	}
-	switch r := C.tensor_map_of(&m, C.ulonglong(c.weight), C.ulonglong(c.w.Size*c.w.Size*c.w.In), C.ulonglong(c.w.Out)); r {
-	case C.CUDA_SUCCESS:
-		c.tensor = &m
-	case C.CUDA_ERROR_NOT_SUPPORTED:
-	default:
-		return fmt.Errorf("a tensor map of %d x %d weights: %s", c.w.Out, c.w.In, errorName(r))
-	}
-	return nil
 }
 
 // wgmmaFits reports whether conv_wgmma can do a 3x3 convolution that keeps the size.
