@@ -17,6 +17,11 @@ import (
 	"github.com/spin-native/spin/kernels/cuda"
 )
 
+func TestMain(m *testing.M) {
+	testkit.Emulated()
+	os.Exit(m.Run())
+}
+
 // TestCUDA reconstructs on the device and on the processor: the pictures differ by no more than a rounding to eight bits.
 // Without a device, auto is the processor.
 func TestCUDA(t *testing.T) {

@@ -178,10 +178,18 @@ struct Grid {
   void end();
 };
 
+}  // namespace
+
+const char* setting(const char* name) {
+  const char* s = getenv(name);
+  return s && *s ? s : nullptr;
+}
+
+namespace {
 enum Order { kForward, kReverse, kRandom };
 Order order() {
   static Order o = [] {
-    const char* s = getenv("CUEMU_ORDER");
+    const char* s = setting("CUEMU_ORDER");
     return !s ? kForward : s[0] == 'r' && s[1] == 'e' ? kReverse : s[0] == 'r' ? kRandom : kForward;
   }();
   return o;
@@ -503,7 +511,7 @@ std::string run_block(const Kernel* k, Grid* of, dim3 grid, dim3 block, dim3 bid
 }
 
 int worker_count() {
-  const char* s = getenv("CUEMU_THREADS");
+  const char* s = setting("CUEMU_THREADS");
   int n = s ? atoi(s) : (int)std::thread::hardware_concurrency();
   return n < 1 ? 1 : n;
 }

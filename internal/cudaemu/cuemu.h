@@ -68,6 +68,8 @@ extern thread_local Thread* self __attribute__((tls_model("initial-exec")));
 void* dynamic_shared();
 void syncthreads();
 
+const char* setting(const char* name);  // the environment variable, or null where it is empty or not there
+
 // collective parks arg and waits until all lanes of mask have come with the same
 // tag; the last one runs fn(args by lane, mask), then all go on.
 typedef void (*WarpFn)(void** args, unsigned mask);

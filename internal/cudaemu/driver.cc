@@ -36,21 +36,21 @@ std::recursive_mutex mu;
 
 bool inited;
 CUresult sticky = CUDA_SUCCESS;
-int env(const char* n, int d) { const char* s = getenv(n); return s ? atoi(s) : d; }
+int env(const char* n, int d) { const char* s = cuemu::setting(n); return s ? atoi(s) : d; }
 int cc() { static int v = env("CUEMU_CC", 90); return v; }
 size_t memory() {
-  const char* bytes = getenv("CUEMU_MEMORY");
+  const char* bytes = cuemu::setting("CUEMU_MEMORY");
   return bytes ? strtoull(bytes, nullptr, 10) : (size_t)4 << 30;
 }
 bool trace() { static bool v = env("CUEMU_TRACE", 0); return v; }
 int multiprocessors() { return env("CUEMU_SMS", 132); }
 // asked_to reports whether the environment variable names fn.
-bool asked_to(const char* variable, const char* fn) { const char* s = getenv(variable); return s && !strcmp(s, fn); }
+bool asked_to(const char* variable, const char* fn) { const char* s = cuemu::setting(variable); return s && !strcmp(s, fn); }
 bool cooperates() { return !asked_to("CUEMU_ABSENT", "cooperative"); }
 // note appends a line to the file that CUEMU_LOG names.
 void note(const char* what, const char* name) {
-  const char* path = getenv("CUEMU_LOG");
-  FILE* f = path && *path ? fopen(path, "a") : nullptr;
+  const char* path = cuemu::setting("CUEMU_LOG");
+  FILE* f = path ? fopen(path, "a") : nullptr;
   if (!f) return;
   fprintf(f, *name ? "%s %s\n" : "%s\n", what, name);
   fclose(f);
@@ -368,8 +368,8 @@ API cuEventElapsedTime(float* ms, CUevent a, CUevent b) {
 // keep writes a launch to the file that CUEMU_LAUNCHES names: a few of each kernel, of different shapes, none of them large.
 // Of a cooperative launch all threads live at once, and the race detector knows 8128 of them at most.
 static void keep(const char* name, dim3 grid, dim3 block, size_t shared, const std::vector<std::vector<char>>& params, bool cooperative) {
-  const char* path = getenv("CUEMU_LAUNCHES");
-  if (!path || !*path) return;
+  const char* path = cuemu::setting("CUEMU_LAUNCHES");
+  if (!path) return;
   static std::map<std::string, std::set<std::vector<unsigned>>> kept;
   std::set<std::vector<unsigned>>& shapes = kept[name];
   std::vector<unsigned> shape = {grid.x, grid.y, grid.z, block.x, (unsigned)shared};

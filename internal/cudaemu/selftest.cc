@@ -309,7 +309,7 @@ int main(int argc, char** argv) {
 
   run("order", 1, a);
   expect(run("order", 64, a).empty(), "order runs");
-  const char* how = getenv("CUEMU_ORDER");
+  const char* how = cuemu::setting("CUEMU_ORDER");
   std::string wanted = how ? how : "forward";
   bool forward = true, reverse = true;
   for (int i = 0; i < 64; i++) forward = forward && out[i] == i, reverse = reverse && out[i] == 63 - i;

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spin-native/spin/internal/testkit"
 	"github.com/spin-native/spin/kernels"
 )
 
@@ -18,6 +19,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("SPIN_APART") != "" {
 		arenaSize = 0
 	}
+	testkit.Emulated()
 	os.Exit(m.Run())
 }
 
