@@ -2,7 +2,8 @@
 
 package cpu
 
-// #cgo CFLAGS: -O3 -Wno-psabi
+// #cgo !sanitize CFLAGS: -O3
+// #cgo CFLAGS: -Wno-psabi
 // #cgo !amd64,!arm64 LDFLAGS: -lm
 // #include "call.h"
 import "C"
