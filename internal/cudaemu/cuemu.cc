@@ -48,6 +48,11 @@ static void tsan_release(void*) {}
 namespace cuemu {
 thread_local Thread* self __attribute__((tls_model("initial-exec"))) = nullptr;
 
+const char* setting(const char* name) {
+  const char* s = getenv(name);
+  return s && *s ? s : nullptr;
+}
+
 namespace {
 std::map<std::string, Kernel>& kernels() {
   static std::map<std::string, Kernel> m;
@@ -178,14 +183,6 @@ struct Grid {
   void end();
 };
 
-}  // namespace
-
-const char* setting(const char* name) {
-  const char* s = getenv(name);
-  return s && *s ? s : nullptr;
-}
-
-namespace {
 enum Order { kForward, kReverse, kRandom };
 Order order() {
   static Order o = [] {

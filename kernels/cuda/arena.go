@@ -13,7 +13,7 @@ import (
 const aligned = 256
 
 // room is what so many bytes take of memory that arrays share.
-func room(bytes int) int { return (max(bytes, 1) + aligned - 1) / aligned * aligned }
+func room(bytes int) int { return blocks(max(bytes, 1), aligned) * aligned }
 
 // array is data that is to have memory of the device, whose address goes to at. Where the device is planned there is no data.
 type array struct {
